@@ -1,0 +1,1 @@
+"""What each step does: one module per stage = command = TOML section."""

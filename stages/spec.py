@@ -1,0 +1,430 @@
+"""Every stage's Config and Result: what goes in, what comes out. pydantic and stdlib only, so `pipeline` starts fast.
+
+A Config is one TOML section; a field's docstring is its help text. A Result is what later stages and the report get; its
+paths are relative to `folder`, which the run engine sets (it is never saved).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge_demo.manifest import STRICT, Resize
+
+RESULT = ConfigDict(extra="forbid", frozen=True)
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Split = Literal["train", "val", "test"]
+RuntimeName = Literal["onnxruntime", "openvino"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress of a stage, for whoever watches: `done` of `total` units, and named values (loss, accuracy, ...)."""
+
+    what: str
+    done: int = 0
+    total: int = 0
+    values: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+    """A sentence for people, e.g. what was chosen by default; printed once."""
+
+
+OnStep = Callable[[Step], None]
+
+
+def ignore(step: Step) -> None:
+    """The default `on_step`: nobody watches."""
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+class DataConfig(BaseModel):
+    """Which labelled images, at what size, split how."""
+
+    model_config = STRICT
+    name: str = "mnist-5k"
+    """`mnist-5k` (embedded), `mnist`, `fashion-mnist`, or `folder` (one sub-folder per class, see `path`)."""
+    path: str = ""
+    """The folder of your own data; only with `name = "folder"`."""
+    root: str = ""
+    """Where the standard sets live; empty: the environment variable PIPELINE_DATA, else a user cache."""
+    test_set: str = "own"
+    """Whose test split is reported: `own`, the name of another set, or `auto`: the full set if it is in `root`, else own."""
+    size_wh: tuple[Positive, Positive] = (28, 28)
+    resize: Resize = Resize()
+    colour: Literal["gray", "rgb"] = "gray"
+    """What the network sees."""
+    val_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.1
+    """Used only where the set does not bring that split itself."""
+    seed: Count = 0
+    limit: Count = 0
+    """Use at most this many training images (stratified); 0: all. For quick trials."""
+
+
+class DataResult(BaseModel):
+    """Decoded once, at network size: `<split>.frames.npy` (uint8 NHWC, C = 1 gray or 3 BGR) and the truth beside it.
+
+    For classify the truth is `<split>.truth.npy`, int64 class ids. `items.json` lists id and content hash of every item.
+    """
+
+    model_config = RESULT
+    folder: Path = Field(default=Path(), exclude=True)
+    name: str
+    task: str
+    labels: tuple[str, ...]
+    size_wh: tuple[int, int]
+    resize: Resize
+    colour: Literal["gray", "rgb"]
+    composed: bool = False
+    """True for data put together by the program; reports must say so."""
+    counts: dict[str, int]
+    """Items per split."""
+    class_counts: dict[str, tuple[int, ...]]
+    """split -> items per class, in the order of `labels`."""
+    digests: dict[str, str]
+    """split -> sha256 over frames and truth."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per network channel (gray: 1; rgb: R, G, B), of the training frames on the 0..1 scale."""
+    dropped: dict[str, int]
+    """Reason -> how many items were left out, e.g. `duplicate of train`."""
+    notes: tuple[str, ...] = ()
+    """What was chosen by default, in sentences."""
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+class ModelConfig(BaseModel):
+    """Which network, and its two dials."""
+
+    model_config = STRICT
+    name: str = "resnet"
+    """Key of `stages.models.MODELS`."""
+    depth: Positive = 1
+    width: Positive = 16
+    dropout: Fraction = 0.0
+
+
+class AugmentConfig(BaseModel):
+    """Random changes of a training batch, on the device, seeded. 0 switches each one off."""
+
+    model_config = STRICT
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest shift, as a share of the side."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shear: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    flip: Fraction = 0.0
+    """Probability of a left-right flip."""
+    invert: Fraction = 0.0
+    """Probability of inverting light and dark."""
+    contrast: Fraction = 0.0
+    """Largest change of contrast and brightness."""
+    blur: Fraction = 0.0
+    """Probability of a 3x3 blur."""
+    noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest standard deviation of added noise, on the 0..1 scale."""
+    cutout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    """Side of a blanked square, as a share of the picture's side."""
+
+
+class TrainConfig(BaseModel):
+    """Model, optimizer, schedule, regularization."""
+
+    model_config = STRICT
+    task: str = "classify"
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    epochs: Positive = 12
+    batch_size: Positive = 64
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    schedule: Literal["constant", "one-cycle", "cosine", "step"] = "one-cycle"
+    label_smoothing: Fraction = 0.0
+    patience: Count = 0
+    """Early stop after this many epochs without a better val metric; 0: never."""
+    min_accuracy: Fraction = 0.0
+    """Gate on val accuracy; 0: none. Missing it ends the run with exit code 3."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """auto: bf16-mixed where the hardware multiplies bf16 natively, else 32-true; what was chosen is recorded."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive = 1
+    """CPU threads; more than one pays only on an idle machine."""
+    seed: Count = 0
+
+
+class TrainResult(BaseModel):
+    """The best checkpoint (`weights`), how it came about, and what it scores on val."""
+
+    model_config = RESULT
+    folder: Path = Field(default=Path(), exclude=True)
+    task: str
+    model: ModelConfig
+    labels: tuple[str, ...]
+    in_channels: int
+    size_wh: tuple[int, int]
+    weights: str = "best.safetensors"
+    curves_csv: str = "curves.csv"
+    curves_png: str = "curves.png"
+    metric: str
+    """Name of the task's leading metric, e.g. `accuracy`."""
+    val: float
+    train: float
+    """The metric on (a sample of) the training split, without augmentation: the generalization gap is train - val."""
+    best_epoch: int
+    epochs: int
+    parameters: int
+    macs: int
+    seconds: float
+    cpu_seconds: float
+    precision: str
+    accelerator: str
+    resumed_from_step: int = 0
+    notes: tuple[str, ...] = ()
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+class ExportConfig(BaseModel):
+    """torch to ONNX, with preprocessing inside the graph, and the parity that must hold."""
+
+    model_config = STRICT
+    opset: Positive = 20
+    parity_images: Positive = 256
+    max_abs: Annotated[float, Field(gt=0)] = 1e-4
+    """Largest allowed difference of logits, relative to the largest logit, torch against each runtime."""
+
+
+class ParityRow(BaseModel):
+    """One rung of the parity ladder: two ways to compute the same thing on the same images."""
+
+    model_config = RESULT
+    name: str
+    """e.g. `torch -> onnxruntime`."""
+    n: int
+    max_abs: float
+    max_rel: float
+    agreement: float
+    """Share of images with the same decoded answer."""
+    tolerance: float
+    passed: bool
+
+
+class ExportResult(BaseModel):
+    """The bare network (`core`: float32 NCHW batch -> logits, ...), pre and post graphs, and the composed `model`."""
+
+    model_config = RESULT
+    folder: Path = Field(default=Path(), exclude=True)
+    core: str = "core.onnx"
+    pre: str = "pre.onnx"
+    post: str = "post.onnx"
+    model: str = "model.fp32.onnx"
+    opset: int
+    size_bytes: int
+    parity: tuple[ParityRow, ...]
+
+
+# --- quantize --------------------------------------------------------------------------------------------------------
+
+
+class QuantizeConfig(BaseModel):
+    """Post-training static INT8, calibrated on training images, gated on val."""
+
+    model_config = STRICT
+    images: Positive = 256
+    """Calibration images, stratified, from train."""
+    method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    ops: Literal["all", "conv-only"] = "all"
+    max_drop: Annotated[float, Field(ge=0)] = 0.003
+    """Largest allowed drop of the metric on val, FP32 minus INT8, in either runtime. Beyond: FP32 is recommended."""
+    required: bool = False
+    """True: a drop beyond `max_drop` ends the run with exit code 3 instead of recommending FP32."""
+    seed: Count = 0
+
+
+class QuantizeResult(BaseModel):
+    """One INT8 file for both runtimes, re-measured from disk."""
+
+    model_config = RESULT
+    folder: Path = Field(default=Path(), exclude=True)
+    core: str = "core.int8.onnx"
+    model: str = "model.int8.onnx"
+    metric: str
+    val_fp32: dict[str, float]
+    val_int8: dict[str, float]
+    """runtime -> metric on val, from the saved files."""
+    drop: float
+    """Worst over the runtimes, FP32 minus INT8; negative when INT8 is better."""
+    max_drop: float
+    passed: bool
+    sqnr_db: float
+    agreement: dict[str, float]
+    """runtime -> share of val images with the same decoded answer as FP32."""
+    fused: dict[str, str]
+    """runtime -> e.g. `6 of 6 convolutions INT8`."""
+    size_bytes: int
+    calibration: dict[str, Any]
+    """n, digest, mean, std of what the calibrator saw, and what training saw."""
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------
+
+
+class EvaluateConfig(BaseModel):
+    """The whole test split, once, on everything that could ship."""
+
+    model_config = STRICT
+    min_accuracy: Fraction = 0.0
+    """Gate on the test metric of the recommended precision in every runtime; 0: none. Missing it: exit code 3."""
+    max_int8_drop: Annotated[float, Field(ge=0)] = 0.003
+    """Beyond this drop on test the recommendation is FP32, with the reason."""
+
+
+class EvaluateRow(BaseModel):
+    """One engine on the whole test split."""
+
+    model_config = RESULT
+    runtime: str
+    """`torch`, `onnxruntime` or `openvino`."""
+    precision: Literal["fp32", "int8"]
+    n: int
+    metrics: dict[str, float]
+    ci95: tuple[float, float]
+    """95 % Wilson interval of the leading metric (for shares), else bootstrap."""
+    agreement: float
+    """Share of test images with the same decoded answer as torch FP32."""
+    max_abs_logits: float
+    """Largest absolute difference of logits (task-specific raw outputs) to torch FP32."""
+
+
+class EvaluateResult(BaseModel):
+    """Test metrics per runtime and precision; `predictions.npz` holds ids, truth and answers for the report."""
+
+    model_config = RESULT
+    folder: Path = Field(default=Path(), exclude=True)
+    metric: str
+    rows: tuple[EvaluateRow, ...]
+    int8_drop: dict[str, float]
+    """runtime -> FP32 minus INT8 on test."""
+    recommended: Literal["fp32", "int8"]
+    reason: str
+    predictions: str = "predictions.npz"
+    """`truth`, `answer` (recommended, ONNX Runtime), `score`: int64, int64, float32 of shape (n_test,) for classify."""
+
+
+# --- bundle ----------------------------------------------------------------------------------------------------------
+
+
+class BundleConfig(BaseModel):
+    """What ships."""
+
+    model_config = STRICT
+    name: str = ""
+    """Empty: the run's name."""
+    version: str = "1.0.0"
+    golden: Positive = 4
+    eval_images: Positive = 1000
+    """Size of the labelled sample, stratified, from test."""
+    decode: dict[str, Any] = {}
+    """The task's decode parameters; for classify `roi`: side of the square read from a live frame, share of its short side."""
+    licence: str = "unstated"
+    data_licence: str = "unstated"
+
+
+class BundleResult(BaseModel):
+    """The bundle is the stage's folder itself."""
+
+    model_config = RESULT
+    folder: Path = Field(default=Path(), exclude=True)
+    name: str
+    manifest_sha256: str
+    size_bytes: int
+
+
+# --- bench -----------------------------------------------------------------------------------------------------------
+
+
+class BenchConfig(BaseModel):
+    """FPS and accuracy of every variant on this host."""
+
+    model_config = STRICT
+    runtimes: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
+    precisions: tuple[Literal["fp32", "bf16", "f16", "int8"], ...] = ("fp32", "int8")
+    threads: tuple[Positive, ...] = (1,)
+    preset: Literal["quick", "standard", "thorough"] = "quick"
+    seed: Count = 0
+
+
+class BenchRow(BaseModel):
+    """What the report and the console show of one variant; the whole truth is in `bench.json`."""
+
+    model_config = RESULT
+    id: str
+    runtime: str
+    precision: str
+    effective: str
+    threads: int
+    fps: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    ratio: tuple[float, float, float] | None
+    """Speed against the baseline row: median and 95 % interval; > 1 is faster."""
+    accuracy: float | None
+    load_ms: float | None
+    first_ms: float | None
+    rss_mb: float | None
+    size_mb: float
+    status: str
+    reason: str = ""
+
+
+class BenchResult(BaseModel):
+    """`bench.json` (schema `pipeline.bench/1`) and its summary."""
+
+    model_config = RESULT
+    folder: Path = Field(default=Path(), exclude=True)
+    file: str = "bench.json"
+    baseline: str
+    rows: tuple[BenchRow, ...]
+    recommended: str
+    reason: str
+    status: str
+    """clean | noisy | contended | ...: how far to trust the times."""
+
+
+# --- report ----------------------------------------------------------------------------------------------------------
+
+
+class ReportConfig(BaseModel):
+    """What the report shows."""
+
+    model_config = STRICT
+    title: str = ""
+    samples: Positive = 24
+    """Sample predictions, mistakes first."""
+
+
+class ReportResult(BaseModel):
+    """The files people read."""
+
+    model_config = RESULT
+    folder: Path = Field(default=Path(), exclude=True)
+    html: str = "report.html"
+    markdown: str = "report.md"
+    json_file: str = "report.json"
+
+
