@@ -1,8 +1,8 @@
 """The errors people see. Each owns its exit code; the message says what and where, the hint what to type next.
 
-    Error            1  failed while running
-    +-- InputError   2  wrong usage or input: the person can fix it
-    +-- GateError    3  a gate (accuracy, parity, speed) was not met
+Error            1  failed while running
++-- InputError   2  wrong usage or input: the person can fix it
++-- GateError    3  a gate (accuracy, parity, speed) was not met
 """
 
 from __future__ import annotations

@@ -49,10 +49,12 @@ class TensorInfo(BaseModel):
 
 
 class Tolerance(BaseModel):
-    """How far raw outputs may be from the golden ones on one runtime: |got - want| <= atol + rtol * |want|."""
+    """How far one raw output may be from the golden one on one runtime: |got - want| <= atol + rtol * |want|."""
 
     model_config = STRICT
     runtime: Literal["onnxruntime", "openvino"]
+    output: str
+    """Outputs have their own scales: scores lie in 0..1, an embedding anywhere."""
     atol: float
     rtol: float = 0.0
 

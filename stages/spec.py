@@ -43,6 +43,21 @@ def ignore(step: Step) -> None:
     """The default `on_step`: nobody watches."""
 
 
+class Gate(BaseModel):
+    """A limit the run has to meet; a missed one ends the program with exit code 3."""
+
+    model_config = RESULT
+    name: str
+    """e.g. `parity`, `train.min_accuracy`."""
+    value: float
+    limit: float
+    passed: bool
+    stop: bool
+    """True: a missed gate ends the run after this stage; False: the run goes on and names it at the end."""
+    message: str
+    """One sentence: what was measured, against which limit, on what n."""
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +208,7 @@ class TrainResult(BaseModel):
     accelerator: str
     resumed_from_step: int = 0
     notes: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
 
 # --- export ----------------------------------------------------------------------------------------------------------
@@ -235,6 +251,7 @@ class ExportResult(BaseModel):
     opset: int
     size_bytes: int
     parity: tuple[ParityRow, ...]
+    gates: tuple[Gate, ...] = ()
 
 
 # --- quantize --------------------------------------------------------------------------------------------------------
@@ -266,6 +283,10 @@ class QuantizeResult(BaseModel):
     val_fp32: dict[str, float]
     val_int8: dict[str, float]
     """runtime -> metric on val, from the saved files."""
+    n: int = 0
+    """Size of val: one item is worth 1 / n of the metric."""
+    paired: dict[str, tuple[int, int]] = {}
+    """runtime -> (FP32 right and INT8 wrong, FP32 wrong and INT8 right), in items."""
     drop: float
     """Worst over the runtimes, FP32 minus INT8; negative when INT8 is better."""
     max_drop: float
@@ -278,6 +299,7 @@ class QuantizeResult(BaseModel):
     size_bytes: int
     calibration: dict[str, Any]
     """n, digest, mean, std of what the calibrator saw, and what training saw."""
+    gates: tuple[Gate, ...] = ()
 
 
 # --- evaluate --------------------------------------------------------------------------------------------------------
@@ -323,6 +345,7 @@ class EvaluateResult(BaseModel):
     reason: str
     predictions: str = "predictions.npz"
     """`truth`, `answer` (recommended, ONNX Runtime), `score`: int64, int64, float32 of shape (n_test,) for classify."""
+    gates: tuple[Gate, ...] = ()
 
 
 # --- bundle ----------------------------------------------------------------------------------------------------------
@@ -389,7 +412,11 @@ class BenchRow(BaseModel):
     rss_mb: float | None
     size_mb: float
     status: str
+    """failed, or how quiet the host was while this row was measured: clean | noisy | contended."""
     reason: str = ""
+    """Why it failed, or why `fps` is None."""
+    fps_uncontended_est: float | None = None
+    """Estimate from CPU time, for one thread on a quiet host; to be shown as `~N (CPU time)` when `fps` is None."""
 
 
 class BenchResult(BaseModel):
@@ -404,6 +431,7 @@ class BenchResult(BaseModel):
     reason: str
     status: str
     """clean | noisy | contended | ...: how far to trust the times."""
+    gates: tuple[Gate, ...] = ()
 
 
 # --- report ----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ DEFAULTS: dict[str, Any] = {"roi": 1.0}
 TOP = 3  # classes listed in JSON
 GREEN_BGR = (80, 220, 80)
 GREY_BGR = (160, 160, 160)
+READABLE_FROM = 100  # px; on a smaller frame the text would be a smear over what it names
 UNSURE_BELOW = 0.5  # a softmax below one half says another class could be as likely: drawn grey
 
 
@@ -104,6 +105,8 @@ def draw(
     cv2.rectangle(out, (x0, y0), (x1 - 1, y1 - 1), colour, max(1, round(2 * scale)))
     text = f"{labels[result.class_id]} {result.score:.0%}"
     origin = (x0 + round(6 * scale), max(round(28 * scale), y0 - round(8 * scale)))
+    if min(height, width) < READABLE_FROM:
+        return out
     cv2.putText(out, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.9 * scale, colour, max(1, round(2 * scale)))
     return out
 

@@ -1,0 +1,89 @@
+"""What a viewer sees: the task's drawing, and below the picture a strip with the answer, the rates and the delay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edge_demo.image import Frame, load_cv2
+
+SMALL = 240  # a short side below this is enlarged for display, so that the text has room
+WHITE, GREY, AMBER = (255, 255, 255), (190, 190, 190), (60, 190, 255)
+STRIP = (32, 32, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What the strip says. Rates in frames per second, `age_ms` median age of the shown frame; None: not known yet."""
+
+    answer: str
+    """Label and confidence, or whatever sums up the result."""
+    capture_fps: float | None
+    fps: float | None
+    age_ms: float | None
+    engine: str
+    """Runtime and precision."""
+    warning: str = ""
+    """What is wrong with the source: a frozen picture must not look alive."""
+
+
+def enlarge(frame: Frame) -> Frame:
+    """A whole multiple of the frame with a short side of at least 240 px (nearest: pixels stay pixels)."""
+    short = min(frame.shape[:2])
+    if short >= SMALL:
+        return frame
+    factor = -(-SMALL // short)
+    return np.ascontiguousarray(frame.repeat(factor, axis=0).repeat(factor, axis=1))
+
+
+def answer(result: dict[str, Any]) -> str:
+    """The one-line answer of a task's JSON result: label and confidence where it has them, else its first entry."""
+    if "label" in result and "score" in result:
+        return f"{result['label']}  {result['score']:.0%}"
+    name, value = next(iter(result.items()), ("result", "none"))
+    return f"{len(value)} {name}" if isinstance(value, list) else f"{name} {value}"
+
+
+def lines(overlay: Overlay) -> list[str]:
+    """The strip's small lines."""
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return [
+        f"camera {number(overlay.capture_fps, '.1f')}  model {number(overlay.fps, '.1f')} FPS",
+        f"{number(overlay.age_ms, '.0f')} ms old (p50)  {overlay.engine}",
+    ]
+
+
+def compose(annotated: Frame, overlay: Overlay) -> Frame:
+    """The annotated BGR frame, enlarged when small, above a strip that never hides a pixel of it.
+
+    The text is sized to the width: the longest line fits, at 320 px as at 1280 px.
+    """
+    cv2 = load_cv2()
+    picture = enlarge(annotated)
+    width = picture.shape[1]
+    small = lines(overlay)
+    unit = min(max(width / 640, 0.5), 2.5)
+    text_px = _fitting(cv2, small, 0.5 * unit, width)
+    rows = [(overlay.answer, 1.6 * text_px, WHITE), *((line, text_px, GREY) for line in small)]
+    if overlay.warning:
+        rows.insert(0, (overlay.warning, 1.2 * text_px, AMBER))
+    heights = [round(34 * size) for _, size, _ in rows]
+    strip = np.full((sum(heights) + heights[-1] // 2, width, 3), STRIP, dtype=np.uint8)
+    y = 0
+    for (text, size, colour), height in zip(rows, heights, strict=True):
+        y += height
+        fitting = _fitting(cv2, [text], size, width)
+        cv2.putText(strip, text, (round(8 * unit), y), cv2.FONT_HERSHEY_SIMPLEX, fitting, colour, 1, cv2.LINE_AA)
+    return np.vstack([picture, strip])
+
+
+def _fitting(cv2: Any, texts: Sequence[str], size: float, width: int) -> float:
+    """The font scale, `size` at most, at which every text fits into 94 % of the width."""
+    widest: int = max(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0] for text in texts)
+    return size * min(1.0, 0.94 * width / max(widest, 1))

@@ -1,0 +1,62 @@
+"""Keeps a screen up to date from the main thread: paints only frames that are shown, and says when one is frozen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from edge_demo.channel import Channel
+from edge_demo.image import Frame
+from edge_demo.loop import Processed
+from edge_demo.stats import Recent
+
+REPAINT_S = 0.25
+
+
+class Screen(Protocol):
+    """Where frames are shown; called from the main thread only."""
+
+    def show(self, frame: Frame | None) -> bool:
+        """Show a frame (None: keep the last); False when the person closed it."""
+        ...
+
+    def close(self) -> None:
+        """Take it away."""
+        ...
+
+
+class View:
+    """One screen and what is on it.
+
+    Args:
+        screen: Where to show.
+        shown: Processed frames; the newest is taken.
+        paint: (processed frame, median age of shown frames in ms, monotonic s) -> the picture to show.
+    """
+
+    def __init__(
+        self,
+        screen: Screen,
+        shown: Channel[Processed],
+        paint: Callable[[Processed, float | None, float], Frame],
+    ) -> None:
+        self._screen = screen
+        self._shown = shown
+        self._paint = paint
+        self._last: Processed | None = None
+        self._painted_s = 0.0
+        self._ages = Recent()
+
+    def refresh(self, now_s: float, *, troubled: bool) -> bool:
+        """Show what is new, or a frozen frame again when its source is in trouble; False when the person closed it."""
+        newest = self._shown.get(0)
+        self._last = newest or self._last
+        again = troubled and now_s - self._painted_s >= REPAINT_S
+        if self._last is None or not (newest or again):
+            return self._screen.show(None)
+        kept = self._screen.show(self._paint(self._last, self._ages.percentile(50, now_s), now_s))
+        self._painted_s = time.monotonic()
+        if newest:  # what a viewer sees is as old as this: drawing and showing included
+            self._ages.add((time.monotonic_ns() - newest.item.captured.t_mono_ns) / 1e6, self._painted_s)
+        return kept

@@ -1,0 +1,56 @@
+"""The window on this machine's screen, probed before it opens: OpenCV aborts the process when there is no display."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from edge_demo.image import Frame, load_cv2
+
+TITLE = "train-to-edge demo"
+QUIT_KEYS = frozenset({27, ord("q")})
+# imshow ends the whole process (SIGABRT) when the display does not answer; a child process can be sacrificed.
+PROBE = f"import cv2; cv2.namedWindow({TITLE!r}); cv2.waitKey(1); cv2.destroyAllWindows()"
+
+
+def why_no_window() -> str:
+    """The reason why no window can be shown here, as part of a sentence; empty when one can."""
+    cv2 = load_cv2()
+    if not cv2.currentUIFramework():
+        return "this OpenCV has no window support (the headless wheel)"
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "there is no display (DISPLAY is not set)"
+    try:
+        probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return "the display does not answer"
+    return "" if probe.returncode == 0 else "the display cannot be used"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """An open window; used by the main thread only."""
+
+    cv2: Any
+
+    def show(self, frame: Frame | None) -> bool:
+        """Show a new BGR frame (None: keep the last) and handle keys; False when the person closed it."""
+        if frame is not None:
+            self.cv2.imshow(TITLE, frame)
+        if self.cv2.waitKey(10 if frame is None else 1) & 0xFF in QUIT_KEYS:
+            return False
+        return bool(self.cv2.getWindowProperty(TITLE, self.cv2.WND_PROP_VISIBLE) >= 1)
+
+    def close(self) -> None:
+        """Take it off the screen."""
+        self.cv2.destroyAllWindows()
+
+
+def open_window() -> Window:
+    """A window sized to its picture. Call `why_no_window` first."""
+    cv2 = load_cv2()
+    cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE)
+    return Window(cv2)

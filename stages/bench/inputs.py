@@ -1,0 +1,95 @@
+"""What a variant is run on: the bundle's real frames, or random inputs made to fit a plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_demo.errors import InputError
+from edge_demo.runtime import TensorSpec
+
+Feeds = dict[str, NDArray[Any]]
+
+RANDOM_SAMPLES = 4
+SPATIAL = 224  # the usual side of classification networks, where the file does not say
+CHANNELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """`at(i)` gives the feeds of one inference at batch size 1, any i (modulo `count`)."""
+
+    count: int
+    at: Callable[[int], Feeds]
+    notes: list[str]
+    """What had to be assumed, in sentences."""
+
+
+def frame_samples(name: str, file: Path) -> Samples:
+    """Frames of an npy file, uint8 NHWC BGR, one at a time under the input's name."""
+    frames = np.load(file, mmap_mode="r", allow_pickle=False)
+
+    def at(index: int) -> Feeds:
+        return {name: frames[index % len(frames)][np.newaxis].copy()}
+
+    return Samples(len(frames), at, [])
+
+
+def random_samples(specs: Sequence[TensorSpec], seed: int) -> Samples:
+    """Seeded random inputs, the same for every runtime that reports the same inputs in the same order."""
+    shapes, notes = [], []
+    for spec in specs:
+        shape, note = fixed_shape(spec)
+        shapes.append(shape)
+        notes += [note] if note else []
+    samples = [
+        {
+            spec.name: random_array(spec, shape, np.random.default_rng((seed, index, port)))
+            for port, (spec, shape) in enumerate(zip(specs, shapes, strict=True))
+        }
+        for index in range(RANDOM_SAMPLES)
+    ]
+    return Samples(RANDOM_SAMPLES, lambda index: samples[index % RANDOM_SAMPLES], notes)
+
+
+def fixed_shape(spec: TensorSpec) -> tuple[tuple[int, ...], str]:
+    """A shape without unknown dimensions, and a sentence when more than the batch had to be assumed.
+
+    The first unknown dimension becomes 1 (one frame at a time). In a picture (4 dimensions) unknown sides become 224
+    and unknown channels 3; elsewhere an unknown dimension becomes 1.
+    """
+    shape = list(spec.shape)
+    if shape and shape[0] == -1:
+        shape[0] = 1
+    if -1 not in shape:
+        return tuple(shape), ""
+    if len(shape) == 4:
+        channel_axis = 3 if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) else 1
+        fill = [CHANNELS if axis == channel_axis else SPATIAL for axis in range(4)]
+        shape = [fill[axis] if size == -1 else size for axis, size in enumerate(shape)]
+    else:
+        shape = [1 if size == -1 else size for size in shape]
+    given = "x".join("?" if size == -1 else str(size) for size in spec.shape)
+    return tuple(shape), f"input {spec.name} has shape {given}; measured at {'x'.join(map(str, shape))}"
+
+
+def random_array(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[Any]:
+    """uint8 and int8 over their range, other integers 0 or 1 (they are often indices), floats uniform in [0, 1).
+
+    Raises:
+        InputError: a dtype there are no random values for.
+    """
+    kind = spec.dtype
+    if kind.itemsize == 1 and kind.kind in "ui":
+        limits = np.iinfo(kind)
+        return rng.integers(limits.min, limits.max, shape, kind, endpoint=True)
+    if kind.kind in "iub":
+        return rng.integers(0, 2, shape).astype(kind)
+    if kind.kind == "f":
+        return rng.random(shape).astype(kind)
+    raise InputError(f"input {spec.name} has dtype {kind}", "only numeric inputs can be benchmarked")
