@@ -110,7 +110,7 @@ def _open_bundle(path: Path) -> OpenBundle:
 def _open_runtime(name: str, model: bytes, threads: int) -> Runtime:
     from edge_demo.runtime import open_runtime
 
-    return open_runtime(name, model, threads=threads)
+    return open_runtime(name, model, threads=threads, batch=1)
 
 
 def _say(sentence: str) -> None:
@@ -153,6 +153,13 @@ def run_demo(
     """
     stop = stop or threading.Event()
     _check(options)
+    with stop_on_signals(stop):
+        summary = _demo(options, stop, parts)
+    parts.say(summary.line())
+    return summary
+
+
+def _demo(options: DemoOptions, stop: threading.Event, parts: Parts) -> DemoSummary:
     load_cv2().setNumThreads(1)
     bundle = parts.open_bundle(options.bundle)
     manifest = bundle.manifest
@@ -181,11 +188,9 @@ def run_demo(
             read_timeout_s=parts.timeouts.read_ms / 1000 + 1,
             timing=parts.timing,
         )
-        summary = _run(plan, options, stop, windowed, parts)
+        return _run(plan, options, stop, windowed, parts)
     finally:
         runtime.close()
-    parts.say(summary.line())
-    return summary
 
 
 def _run(plan: Plan, options: DemoOptions, stop: threading.Event, windowed: bool, parts: Parts) -> DemoSummary:
@@ -193,8 +198,7 @@ def _run(plan: Plan, options: DemoOptions, stop: threading.Event, windowed: bool
     screen = parts.open_window() if windowed else None
     unwritten = 0
     try:
-        with stop_on_signals(stop):
-            stats = Session(plan, stop, sink, parts.say).run(screen)
+        stats = Session(plan, stop, sink, parts.say).run(screen)
     finally:
         if screen:
             screen.close()

@@ -77,11 +77,15 @@ class Status:
 
     def check_stale(self, now_s: float) -> None:
         """STALE when a live source has been silent too long: a read that returns is no proof of a fresh frame."""
-        with self._order:
+        if not self._order.acquire(blocking=False):
+            return  # another change is being told; the watchdog comes again
+        try:
             silent_s = self.silent_s(now_s)
             if self.state == "LIVE" and silent_s >= self.timing.stale_s:
                 self.stalls += 1
                 self.to("STALE", f"no frame for {silent_s:.1f} s")
+        finally:
+            self._order.release()
 
     def silent_s(self, now_s: float) -> float:
         """Seconds since the last frame."""

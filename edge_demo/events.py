@@ -104,7 +104,7 @@ class StatsEvent(BaseModel):
     stalls: Count
     capture_fps: Millis | None
     fps: Millis | None
-    """Processed frames per second, first to last result."""
+    """Processed frames per second, first to last result; null below ten frames."""
     age_p50_ms: Millis | None
     age_p95_ms: Millis | None
     age_p99_ms: Millis | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 
 # Numbers of TensorProto.DataType -> numpy dtype names.
 DTYPES = {
@@ -41,7 +42,7 @@ class OnnxFile:
     """Files outside this one that weights are read from."""
 
 
-def inspect(model: bytes) -> OnnxFile:
+def inspect(model: bytes | mmap) -> OnnxFile:
     """Read the outside of an ONNX model.
 
     Raises:

@@ -13,6 +13,7 @@ from edge_demo.image import Frame, load_cv2
 SMALL = 240  # a short side below this is enlarged for display, so that the text has room
 WHITE, GREY, AMBER = (255, 255, 255), (190, 190, 190), (60, 190, 255)
 STRIP = (32, 32, 32)
+READABLE_SCALE = 0.45  # of the font: digits about 10 px high
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,10 @@ def compose(annotated: Frame, overlay: Overlay) -> Frame:
     width = picture.shape[1]
     small = lines(overlay)
     unit = min(max(width / 640, 0.5), 2.5)
-    text_px = _fitting(cv2, small, 0.5 * unit, width)
-    rows = [(overlay.answer, 1.6 * text_px, WHITE), *((line, text_px, GREY) for line in small)]
+    scale = _fitting(cv2, small, max(READABLE_SCALE, 0.6 * unit), width)
+    rows = [(overlay.answer, 1.6 * scale, WHITE), *((line, scale, GREY) for line in small)]
     if overlay.warning:
-        rows.insert(0, (overlay.warning, 1.2 * text_px, AMBER))
+        rows.insert(0, (overlay.warning, 1.2 * scale, AMBER))
     heights = [round(34 * size) for _, size, _ in rows]
     strip = np.full((sum(heights) + heights[-1] // 2, width, 3), STRIP, dtype=np.uint8)
     y = 0

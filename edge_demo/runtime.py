@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import sys
 import time
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_demo.errors import Error, InputError
+from edge_demo.onnx_file import inspect
 
 Array = NDArray[Any]
 Model = Path | bytes
@@ -96,8 +98,7 @@ def open_runtime(
         raise InputError(f"precision {precision!r} is unknown", f"known: {', '.join(PRECISIONS)}")
     if threads < 1:
         raise InputError(f"threads: {threads} is not a positive number")
-    if isinstance(model, Path) and not model.is_file():
-        raise InputError(f"{model}: no such model file")
+    _check_model(model)
     return RUNTIMES[name](model, threads=threads, precision=precision, spinning=spinning, batch=batch)
 
 
@@ -293,6 +294,28 @@ class OpenVino:
 RUNTIMES: dict[str, Callable[..., Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 
 
+def _check_model(model: Model) -> None:
+    """Refuse what is no ONNX model before a runtime sees it: OpenVINO would try every other format it knows, loudly."""
+    if isinstance(model, bytes):
+        where, data = f"model of {len(model)} bytes", model
+    else:
+        where = str(model)
+        if not model.is_file():
+            raise InputError(f"{model}: no such model file", "check the path")
+        if model.suffix == ".xml":
+            return
+        try:
+            with model.open("rb") as file:
+                # Mapped, so that weights do not count as memory this process needed.
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if model.stat().st_size else b""
+        except OSError as error:
+            raise InputError(f"{model}: cannot be read ({error.strerror})", "check its permissions") from error
+    try:
+        inspect(data)
+    except ValueError as error:
+        raise InputError(f"{where}: not an ONNX model ({error})", "name a whole .onnx file") from error
+
+
 def _check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array], *, contiguous: bool = False) -> None:
     """Both runtimes refuse the same feeds in the same words.
 
@@ -351,5 +374,5 @@ def _refused(model: Model, runtime: str, error: Exception) -> InputError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("Exception from", "Check '", "FrontEnd API failed"))]
     reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", (told or lines or [type(error).__name__])[0])[:200]
-    hint = "is it an ONNX model, whole and supported?"
+    hint = "is the model whole, and supported by this version?"
     return InputError(f"{where}: {runtime} does not load it: {reason.rstrip('. ')}", hint)

@@ -23,6 +23,7 @@ from edge_demo.view import Screen, View
 
 Policy = Literal["latest", "every"]
 QUEUE = 4  # frames decoded ahead where every frame counts
+RATE_FROM = 10  # frames
 STAGES = ("capture", "pre", "infer", "post")
 TROUBLE = ("CONNECTING", "STALE", "LOST", "BACKOFF")
 
@@ -72,9 +73,9 @@ class Figures:
             self.stages[name].add(value)
 
     def fps(self) -> float | None:
-        """Processed frames per second from the first result to the last; None below two."""
+        """Processed frames per second from the first result to the last; None below ten: the start would dominate."""
         span_s = self.last_s - self.first_s
-        return (self.processed - 1) / span_s if self.processed > 1 and span_s > 0 else None
+        return (self.processed - 1) / span_s if self.processed >= RATE_FROM and span_s > 0 else None
 
 
 class Session:

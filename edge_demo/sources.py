@@ -19,6 +19,7 @@ from edge_demo.image import Frame, load_cv2, read_frame
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".mpg", ".mpeg", ".mjpeg"})
 SCHEMES = frozenset({"http", "https", "rtsp", "rtsps"})
+REMEDY = "give a file, a folder, a camera number, an http or rtsp URL, or synthetic"
 IMAGE_PACE_S = 1.0  # how long one image of a folder stays in the window
 # Without these FFmpeg holds back about a second of an RTSP stream (measured 983 ms, then 76 ms with them). Setting the
 # string drops OpenCV's own default, so the transport has to be repeated.
@@ -111,7 +112,9 @@ def open_source(text: str, timeouts: Timeouts = Timeouts()) -> Source:
     Raises:
         InputError: no such file, an empty folder, or a scheme that is not one of http, https, rtsp, rtsps.
     """
-    if text.isdigit():
+    if not text:
+        raise InputError("--source is empty", REMEDY)
+    if re.fullmatch(r"[0-9]{1,4}", text):
         return VideoSource(int(text), "camera", f"camera {text}", timeouts)
     if device := re.fullmatch(r"/dev/video(\d+)", text):
         return VideoSource(int(device[1]), "camera", f"camera {device[1]}", timeouts)
@@ -121,25 +124,32 @@ def open_source(text: str, timeouts: Timeouts = Timeouts()) -> Source:
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
-        raise InputError(
-            f"{text}: no such source", "give a file, a folder, a camera number, an http or rtsp URL, or synthetic"
-        )
+        raise InputError(f"{text}: no such source", REMEDY)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImagesSource(text, [path])
     return VideoSource(str(path), "video", text, timeouts)
 
 
 def _url(text: str, timeouts: Timeouts) -> Source:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise InputError(f"--source: not a URL ({error})", REMEDY) from error
     if parts.scheme.lower() not in SCHEMES or not parts.netloc:
         raise InputError(f"{redact(text)}: not a URL the demo opens", f"known: {', '.join(sorted(SCHEMES))}://host/...")
-    kind = "video" if Path(parts.path).suffix.lower() in VIDEO_SUFFIXES and parts.scheme != "rtsp" else "stream"
+    kind = (
+        "video" if Path(parts.path).suffix.lower() in VIDEO_SUFFIXES and parts.scheme.startswith("http") else "stream"
+    )
     return VideoSource(text, kind, redact(text), timeouts)
 
 
 def _folder(folder: Path) -> Source:
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})", "check its permissions") from error
     files = sorted(
-        (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()),
+        (path for path in entries if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()),
         key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)],
     )
     if not files:

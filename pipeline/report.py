@@ -121,6 +121,7 @@ def build(
         bundle=bundle,
         bench=bench,
         bench_detail=details,
+        not_measured=facts.not_measured(bench, details),
         classes=facts.class_rows(data, predictions),
         confusion=facts.confusion_of(data.labels, predictions) if predictions else None,
         curves=facts.read_curves(train),
@@ -139,25 +140,29 @@ def draw_charts(document: ReportDocument) -> dict[str, str]:
         column = what if name == "metric" else "loss"
         series = [
             charts.Series(label, [row[f"{split}_{column}"] for row in document.curves])
-            for split, label in (("train", "training"), ("val", "validation"))
+            for split, label in (("train", "training batches"), ("val", "validation"))
             if document.curves and f"{split}_{column}" in document.curves[0]
         ]
         if series:
             drawn[name] = charts.curves(name, what, series, document.train.best_epoch, as_percent=name == "metric")
-    points = [
-        charts.Point(
-            row.id, row.p50_ms, row.accuracy, document.bench_detail[row.id].accuracy_ci95, row.id == bench.recommended
+    variants = {
+        row.id: charts.Variant(
+            name=row.id,
+            runtime=row.runtime,
+            precision=row.precision,
+            label=f"{facts.runtime_name(row.runtime)} {row.precision.upper()}",
+            recommended=row.id == bench.recommended,
         )
+        for row in bench.rows
+    }
+    points = [
+        charts.Point(variants[row.id], row.p50_ms, row.accuracy, document.bench_detail[row.id].accuracy_ci95)
         for row in bench.rows
         if row.p50_ms is not None and row.accuracy is not None
     ]
     if points:
         drawn["tradeoff"] = charts.tradeoff(points, metric)
-    ratios = [
-        charts.Ratio(row.id, row.ratio, row.id == bench.recommended)
-        for row in bench.rows
-        if row.ratio and row.id != bench.baseline
-    ]
+    ratios = [charts.Ratio(variants[row.id], row.ratio) for row in bench.rows if row.ratio and row.id != bench.baseline]
     if ratios:
         drawn["speed"] = charts.speed(ratios, bench.baseline)
     return drawn
@@ -207,15 +212,16 @@ def markdown_text(value: object) -> str:
 
     Source: https://spec.commonmark.org/0.31.2/#backslash-escapes (sections 2.4 and 2.5).
     """
-    text = " ".join(str(value).split())
+    text = re.sub(r"\s+", " ", str(value))
     if hasattr(value, "__html__"):  # marked by the template as already literal: the inside of a code fence
         return text
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return MARKDOWN_SIGNS.sub(r"\\\1", text)
 
 
-def keep_units(text: str) -> str:
-    """The text with no-break spaces between a number and its unit."""
+def typeset(text: str) -> str:
+    """The text with true minus signs, and no-break spaces between a number and its unit."""
+    text = re.sub(r"(?<![\w.-])-(?=\d)", "\u2212", text)
     return re.sub(r"(?<=\d) (?=%|ms\b|MB\b|points\b|items\b)|(?<=\bn) (?== )|(?<=\bn =) (?=\d)", "\u00a0", text)
 
 
@@ -247,8 +253,10 @@ def _add_filters(environment: Environment) -> None:
         "percent": facts.percent,
         "points": facts.points,
         "times": facts.times,
+        "span": facts.span,
         "runtime": facts.runtime_name,
-        "units": keep_units,
+        "typeset": typeset,
+        "sentence": facts.sentence,
         "count": lambda value: f"{value:,}",
         "number": lambda value, digits: f"{value:,.{digits}f}",
         "significant": lambda value: f"{value:.2g}",

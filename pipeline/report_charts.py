@@ -41,24 +41,38 @@ STYLE: Any = {
 }
 
 
+MARKERS = {"fp32": "o", "int8": "D", "bf16": "s", "f16": "^"}
+COLOURS = {"onnxruntime": FIRST, "openvino": SECOND}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One bench row, as far as a chart needs it: colour says the runtime, shape the precision, a ring the advice."""
+
+    name: str
+    runtime: str
+    precision: str
+    label: str
+    """For the legend, e.g. `OpenVINO INT8`; equal labels share an entry."""
+    recommended: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One variant in the trade-off chart: median latency in ms, share right with its 95 % interval."""
+    """Median latency in ms against the share right, with its 95 % interval."""
 
-    label: str
+    variant: Variant
     latency_ms: float
     accuracy: float
     ci95: tuple[float, float] | None
-    recommended: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One variant in the speed chart: speed against the baseline, median and 95 % interval."""
+    """Speed against the baseline: median and 95 % interval."""
 
-    label: str
+    variant: Variant
     ratio: tuple[float, float, float]
-    recommended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,72 +141,52 @@ def curves(name: str, what: str, series: Sequence[Series], best_epoch: int, *, a
 
 
 def tradeoff(points: Sequence[Point], metric: str) -> str:
-    """Accuracy over latency, one labelled point per variant; better is up and to the left."""
+    """Accuracy over latency, one mark per variant; better is up and to the left."""
     from matplotlib.ticker import PercentFormatter
 
-    with _axes((4.8, 3.3)) as (figure, axes):
+    with _axes((4.8, 3.5)) as (figure, axes):
         for point in points:
-            colour = SECOND if point.recommended else FIRST
             low, high = point.ci95 or (point.accuracy, point.accuracy)
-            axes.plot([point.latency_ms] * 2, [low, high], color=colour, linewidth=1.1, alpha=0.6)
-            axes.plot(
-                [point.latency_ms], [point.accuracy], "D" if point.recommended else "o", color=colour, markersize=7
-            )
-        axes.margins(0.16, 0.22)
-        left, right = axes.get_xlim()
-        axes.set_xlim(max(left, 0.0), right)
-        axes.set_ylim(top=min(axes.get_ylim()[1], 1.0 + 0.15 * (1.0 - axes.get_ylim()[0])))
+            colour = COLOURS.get(point.variant.runtime, MUTED)
+            axes.plot([point.latency_ms] * 2, [low, high], color=colour, linewidth=1.3, alpha=0.45)
+            _mark(axes, point.variant, point.latency_ms, point.accuracy)
+        axes.margins(0.1, 0.08)
+        axes.set_xlim(left=0.0)  # latency has a true zero: distances on the page are ratios
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.0 + 0.1 * (1.0 - axes.get_ylim()[0])))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.set_xlabel("median latency, ms (left is faster)")
-        axes.set_ylabel(f"{metric} on the evaluation sample")
-        _place_labels(figure, axes, points)
+        axes.set_ylabel(f"{metric}, evaluation sample")
+        _legend(figure, axes)
         return _svg(figure, "tradeoff", f"{metric} over median latency of {len(points)} variants")
-
-
-def _place_labels(figure: Any, axes: Any, points: Sequence[Point]) -> None:
-    """Write each label beside its point, at the first of a few places that hits no other label or point."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure.draw_without_rendering()
-    canvas: Any = FigureCanvasAgg(figure)
-    renderer = canvas.get_renderer()
-    spots = axes.transData.transform([(point.latency_ms, point.accuracy) for point in points])
-    frame = axes.get_window_extent(renderer)
-    taken: list[Any] = []
-    places = [(9, 5, "left"), (-9, 5, "right"), (9, -13, "left"), (-9, -13, "right"), (9, 18, "left"), (9, -26, "left")]
-    places += [(-9, 18, "right"), (-9, -26, "right")]
-    for point in points:
-        for place in places:
-            box = _annotate(axes, point, place).get_window_extent(renderer)
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            hits = any(box.overlaps(other) for other in taken) or any(box.contains(*spot) for spot in spots)
-            if inside and not hits:
-                break
-            axes.texts[-1].remove()
-        else:
-            box = _annotate(axes, point, places[0]).get_window_extent(renderer)
-        taken.append(box)
-
-
-def _annotate(axes: Any, point: Point, place: tuple[int, int, str]) -> Any:
-    x, y, align = place
-    at = (point.latency_ms, point.accuracy)
-    return axes.annotate(point.label, at, (x, y), textcoords="offset points", ha=align, fontsize=9)
 
 
 def speed(ratios: Sequence[Ratio], baseline: str) -> str:
     """Speed against the baseline with 95 % intervals, one row per variant; right of the line is faster."""
-    with _axes((4.8, 1.0 + 0.34 * len(ratios))) as (figure, axes):
+    with _axes((4.8, 1.0 + 0.36 * len(ratios))) as (figure, axes):
         axes.axvline(1.0, color=MUTED, linewidth=1.0)
         for row, item in enumerate(ratios):
-            colour = SECOND if item.recommended else FIRST
             median, low, high = item.ratio
-            axes.plot([low, high], [row, row], color=colour, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
-            axes.plot([median], [row], "D" if item.recommended else "o", color=colour, markersize=6.5)
-        axes.set_yticks(range(len(ratios)), [item.label for item in ratios], color=INK)
+            colour = COLOURS.get(item.variant.runtime, MUTED)
+            axes.plot([low, high], [row, row], color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="butt")
+            _mark(axes, item.variant, median, row)
+        axes.set_yticks(range(len(ratios)), [item.variant.name for item in ratios])
+        axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(ratios) - 0.5, -0.5)
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, 0.9), max(high, 1.1))
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"speed against {baseline} (right is faster)")
         return _svg(figure, "speed", f"speed of {len(ratios)} variants against {baseline}, with 95 % intervals")
+
+
+def _mark(axes: Any, variant: Variant, x: float, y: float) -> None:
+    if variant.recommended:
+        axes.plot([x], [y], "o", color="none", markeredgecolor=INK, markersize=13, label="recommended")
+    marker, colour = MARKERS.get(variant.precision, "v"), COLOURS.get(variant.runtime, MUTED)
+    axes.plot([x], [y], marker, color=colour, markersize=6.5, label=variant.label)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=2, labelcolor=INK, fontsize=9)

@@ -1,4 +1,4 @@
-"""`report.json`, schema `pipeline.report/1`: what a report says, typed; HTML and Markdown are rendered from it alone."""
+"""`report.json`, schema `pipeline.report/1`: what a report says; HTML and Markdown are rendered from it alone."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Verdict(BaseModel):
     ci95: tuple[float, float]
     runtime: str
     """The runtime that scored `value`."""
-    fastest: str
-    """Id of the bench row recommended on this host; empty: none."""
+    recommended: str
+    """Id of the bench row to use on this host; empty: none."""
     ratio: tuple[float, float, float] | None
-    """Speed of `fastest` against the baseline: median and 95 % interval."""
+    """Speed of `recommended` against the baseline: median and 95 % interval."""
     ratio_missing: str
     """Why `ratio` is null; else empty."""
     ratio_by: Literal["wall", "cpu"] | None
@@ -116,6 +116,8 @@ class ReportDocument(BaseModel):
     bench: BenchResult
     bench_detail: dict[str, BenchDetail]
     """Row id -> what the summary rows of `bench` leave out."""
+    not_measured: tuple[str, ...]
+    """What of the bench table is null, and why."""
     classes: tuple[ClassRow, ...]
     confusion: Confusion | None
     """Null for tasks whose answer is not one class."""

@@ -53,6 +53,11 @@ def percent(share: float, n: int | None = None) -> str:
     return f"{100 * share:.{decimals}f} %"
 
 
+def span(ci95: tuple[float, float], n: int) -> str:
+    """An interval of shares, in percent."""
+    return f"{percent(ci95[0], n).removesuffix(' %')} to {percent(ci95[1], n)}"
+
+
 def points(difference: float) -> str:
     """A difference of two shares, in percentage points, with its sign."""
     return f"{100 * difference:+.2f} points"
@@ -61,6 +66,11 @@ def points(difference: float) -> str:
 def times(ratio: tuple[float, float, float]) -> str:
     """A speed ratio with its 95 % interval."""
     return f"{ratio[0]:.2f}x [{ratio[1]:.2f}, {ratio[2]:.2f}]"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital at its start and a full stop at its end."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def runtime_name(key: str) -> str:
@@ -93,18 +103,19 @@ def make_verdict(
     rows = shipped_rows(evaluate)
     row = min(rows, key=lambda candidate: candidate.metrics[evaluate.metric])
     value = row.metrics[evaluate.metric]
-    fastest = next((candidate for candidate in bench.rows if candidate.id == bench.recommended), None)
-    ratio = fastest.ratio if fastest else None
-    missing = "" if ratio else _why_no_ratio(bench, fastest)
+    advised = next((candidate for candidate in bench.rows if candidate.id == bench.recommended), None)
+    ratio = advised.ratio if advised else None
+    missing = "" if ratio else _why_no_ratio(bench, advised)
     missed = [gate.name for gate in gates if not gate.passed]
     opening = f"Not ready to ship, missed: {', '.join(missed)}. " if missed else ""
     among = f"the lowest of {len(rows)} runtimes" if len(rows) > 1 else runtime_name(row.runtime)
-    by = details[fastest.id].ratio_by if fastest and fastest.id in details else None
-    speed = _speed_sentence(bench, fastest, ratio, by, missing)
+    by = details[advised.id].ratio_by if advised and advised.id in details else None
+    speed = _speed_sentence(bench, advised, ratio, by, missing)
     sentence = (
-        f"{opening}{evaluate.recommended.upper()} is what ships: {evaluate.reason.rstrip('.')}. "
-        f"Test {evaluate.metric} {percent(value, row.n)} (95 % interval {percent(row.ci95[0], row.n)} to "
-        f"{percent(row.ci95[1], row.n)}, n = {row.n:,}, {among}). {speed} Host while measuring: {bench.status}."
+        f"{opening}{evaluate.recommended.upper()} ships: {evaluate.reason.rstrip('.')}. "
+        f"Test {evaluate.metric} {percent(value, row.n)} "
+        f"(95 % interval {span(row.ci95, row.n)}, n = {row.n:,}, {among}). "
+        f"{speed} Host while measuring: {bench.status}."
     )
     return Verdict(
         passed=not missed,
@@ -115,7 +126,7 @@ def make_verdict(
         n=row.n,
         ci95=row.ci95,
         runtime=row.runtime,
-        fastest=fastest.id if fastest else "",
+        recommended=advised.id if advised else "",
         ratio=ratio,
         ratio_missing=missing,
         ratio_by=by,
@@ -123,30 +134,30 @@ def make_verdict(
     )
 
 
-def _why_no_ratio(bench: BenchResult, fastest: BenchRow | None) -> str:
-    if fastest is None:
+def _why_no_ratio(bench: BenchResult, advised: BenchRow | None) -> str:
+    if advised is None:
         return bench.reason.rstrip(".") or "no variant was recommended"
-    if fastest.id == bench.baseline:
+    if advised.id == bench.baseline:
         return "it is the baseline itself"
-    return fastest.reason.rstrip(".") or f"status {fastest.status}"
+    return advised.reason.rstrip(".") or f"status {advised.status}"
 
 
 def _speed_sentence(
     bench: BenchResult,
-    fastest: BenchRow | None,
+    advised: BenchRow | None,
     ratio: tuple[float, float, float] | None,
     by: str | None,
     missing: str,
 ) -> str:
-    if fastest is None:
+    if advised is None:
         return f"Speed: not measured ({missing})."
     if ratio is None:
-        return f"Recommended on this host: {fastest.id}; speed against {bench.baseline} not measured ({missing})."
+        return f"Recommended on this host: {advised.id}; speed against {bench.baseline} not measured ({missing})."
     low, high = ratio[1:]
     told = f"{times(ratio)} the speed of {bench.baseline}{' by CPU time' if by == 'cpu' else ''}"
     if low <= 1 <= high:
         told += ", so no difference was shown"
-    return f"Recommended on this host: {fastest.id}, {told}."
+    return f"Recommended on this host: {advised.id}, {told}."
 
 
 def all_gates(*results: TrainResult | ExportResult | QuantizeResult | EvaluateResult | BenchResult) -> tuple[Gate, ...]:
@@ -165,7 +176,10 @@ def fit_sentences(data: DataResult, train: TrainResult, verdict: Verdict) -> str
     n_val = data.counts["val"]
     gap = train.train - train.val
     low, high = wilson(round(train.val * n_val), n_val)
-    numbers = f"training {percent(train.train)} against validation {percent(train.val, n_val)} (n = {n_val:,})"
+    numbers = (
+        f"{train.metric} {percent(train.train)} on training against {percent(train.val, n_val)} on validation "
+        f"(n = {n_val:,})"
+    )
     if gap > max(OVERFIT_GAP, (high - low) / 2):
         first = (
             f"Overfitting: {numbers}, a gap of {points(gap)}. More data, augmentation, dropout or weight decay "
@@ -185,15 +199,15 @@ def fit_sentences(data: DataResult, train: TrainResult, verdict: Verdict) -> str
 
 
 def _val_against_test(train: TrainResult, verdict: Verdict, val_ci95: tuple[float, float]) -> str:
-    numbers = f"test {percent(verdict.value, verdict.n)} (n = {verdict.n:,})"
+    numbers = f"Test {train.metric} {percent(verdict.value, verdict.n)} (n = {verdict.n:,})"
     if verdict.ci95[1] < val_ci95[0]:
         return (
-            f"The {numbers} is lower than validation by more than both sampling errors: the test images are harder or "
+            f"{numbers} is lower than validation by more than both sampling errors: the test images are harder or "
             "different, so trust the test number."
         )
     if verdict.ci95[0] > val_ci95[1]:
-        return f"The {numbers} is higher than validation by more than both sampling errors: the test images are easier."
-    return f"The {numbers} agrees with validation within their sampling errors."
+        return f"{numbers} is higher than validation by more than both sampling errors: the test images are easier."
+    return f"{numbers} agrees with validation within both sampling errors."
 
 
 def read_predictions(data: DataResult, evaluate: EvaluateResult) -> dict[str, NDArray[Any]] | None:
@@ -305,6 +319,35 @@ def bench_details(document: BenchDocument) -> dict[str, BenchDetail]:
     }
 
 
+COLUMNS = {
+    "ratio": "speed against the baseline", "fps": "FPS", "p50_ms": "p50", "p90_ms": "p90", "p99_ms": "p99",
+    "load_ms": "load time", "first_ms": "first inference", "rss_mb": "peak RSS", "accuracy": "accuracy",
+}  # fmt: skip
+
+
+def not_measured(bench: BenchResult, details: dict[str, BenchDetail]) -> tuple[str, ...]:
+    """One sentence per reason for every null of the bench table; rows that lack the same for the same reason share it."""
+    rows_of: dict[tuple[str, str], list[str]] = {}
+    for row in bench.rows:
+        names_of: dict[str, list[str]] = {}
+        for field, name in COLUMNS.items():
+            if getattr(row, field) is None and not (field == "ratio" and row.id == bench.baseline):
+                names_of.setdefault(_why_null(row, details[row.id], field), []).append(name)
+        for why, names in names_of.items():
+            rows_of.setdefault((", ".join(names), why), []).append(row.id)
+    return tuple(f"{', '.join(rows)}: {names} not measured: {why}." for (names, why), rows in rows_of.items())
+
+
+def _why_null(row: BenchRow, detail: BenchDetail, field: str) -> str:
+    if row.status == "failed":
+        return (row.reason or "the variant failed").rstrip(".")
+    if field == "fps" and detail.fps_reason:
+        return detail.fps_reason.rstrip(".")
+    if field in ("p90_ms", "p99_ms") and detail.latency_n:
+        return f"{detail.latency_n:,} inferences are too few for that percentile"
+    return row.reason.rstrip(".") or "no reason was recorded"
+
+
 def host_facts(document: BenchDocument) -> dict[str, str]:
     """What the times were measured on, as bench.json states it; what is unknown is left out. Never a host name."""
     system = document.system
@@ -347,12 +390,10 @@ def make_warnings(
     found: list[str] = []
     if data.composed:
         found.append("The pictures were composed by the program: accuracy on photographs is not measured here.")
-    if bench.status != "clean":
-        found.append(f"Times were measured on a {bench.status} host: trust the ratios, not the absolute FPS.")
     found += [
         f"{row.id}: {row.status}, {row.reason or 'no reason given'}" for row in bench.rows if row.status == "failed"
     ]
-    found += bench_warnings
+    found += [sentence(warning) for warning in bench_warnings]
     found += _precision_warnings(quantize, evaluate, bench)
     found += _data_warnings(data)
     if train.best_epoch >= train.epochs > 1 and train.val < 1:
@@ -367,11 +408,11 @@ def _precision_warnings(quantize: QuantizeResult, evaluate: EvaluateResult, benc
             f"INT8 loses {100 * quantize.drop:.2f} points of {quantize.metric} on validation in the worse runtime; "
             f"{100 * quantize.max_drop:.2f} are allowed."
         )
-    fastest = next((row for row in bench.rows if row.id == bench.recommended), None)
-    if fastest and fastest.precision in ("fp32", "int8") and fastest.precision != evaluate.recommended:
+    advised = next((row for row in bench.rows if row.id == bench.recommended), None)
+    if advised and advised.precision in ("fp32", "int8") and advised.precision != evaluate.recommended:
         found.append(
             f"The bundle recommends {evaluate.recommended.upper()} by accuracy, but on this host bench recommends "
-            f"{fastest.id}: {bench.reason}"
+            f"{advised.id}: {bench.reason}"
         )
     return found
 

@@ -22,7 +22,7 @@ from edge_demo.errors import Error
 from edge_demo.runtime import Array, Runtime, open_runtime
 from stages.arrays import load_frames, load_truth
 from stages.graph import Deployed
-from stages.inference import agreement, batches, infer
+from stages.inference import agreement, batches, infer, within
 from stages.spec import (
     DataResult,
     EvaluateConfig,
@@ -103,12 +103,13 @@ def recommend(
     """INT8 only when it passed on val and loses at most `max_drop` on test in every runtime; speed is up to bench."""
     worst = max(drop, key=lambda name: drop[name])
     if not quantize.passed:
-        lost = f"{quantize.drop:.2%} on val (limit {quantize.max_drop:.2%}, n = {quantize.n})"
-        return "fp32", f"FP32: INT8 loses {metric} by {lost}."
-    on_test = f"{drop[worst]:.2%} on test in {worst} (limit {max_drop:.2%}, n = {n})"
-    if drop[worst] > max_drop:
-        return "fp32", f"FP32: INT8 loses {metric} by {on_test}."
-    return "int8", f"INT8: {metric} drops by at most {on_test}."
+        limit = f"(limit {100 * quantize.max_drop:.2f}, n = {quantize.n:,})"
+        return "fp32", f"INT8 loses {100 * quantize.drop:.2f} points of {metric} on val {limit}"
+    on_test = f"points of {metric} on test in {worst} (limit {100 * max_drop:.2f}, n = {n:,})"
+    if not within(drop[worst], max_drop):
+        return "fp32", f"INT8 loses {100 * drop[worst]:.2f} {on_test}"
+    verb = "loses at most" if drop[worst] >= 0 else "gains at least"
+    return "int8", f"INT8 {verb} {100 * abs(drop[worst]):.2f} {on_test}"
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:

@@ -23,6 +23,10 @@ class Preprocess(nn.Module):
     is that value, so both give the same batch.
     """
 
+    scale: Tensor
+    shift: Tensor
+    luma: Tensor
+
     def __init__(self, colour: str, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.colour = colour

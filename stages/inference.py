@@ -32,6 +32,11 @@ def answers(runtime: Runtime, frames: NDArray[np.uint8], task: str, labels: Sequ
     return [result for batch in batches(frames) for result in TASKS[task].decode(infer(runtime, batch), params)]
 
 
+def within(drop: float, limit: float) -> bool:
+    """Whether a drop of a metric is allowed; a drop of exactly the limit is, whatever the subtraction rounds to."""
+    return drop <= limit + 1e-9
+
+
 def agreement(task: str, a: Sequence[Any], b: Sequence[Any]) -> float:
     """Share of items with the same decoded answer, in 0..1."""
     return float(np.mean([TASKS[task].same(left, right) for left, right in zip(a, b, strict=True)]))

@@ -62,7 +62,8 @@ def clean(model: ModelProto) -> ModelProto:
             del item.metadata_props[:]
     used = {node.domain for graph in _graphs(model) for node in graph.node} | {""}
     used |= {node.domain for function in model.functions for node in function.node}
-    kept = sorted((imported.domain, imported.version) for imported in model.opset_import if imported.domain in used)
+    # A set: merging three graphs leaves the same import three times.
+    kept = sorted({(imported.domain, imported.version) for imported in model.opset_import if imported.domain in used})
     del model.opset_import[:]
     model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in kept)
     return model

@@ -10,22 +10,32 @@ from stages.bench.document import BenchDocument, VariantRow
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Two or three lines per cell, so that a row fits 80 columns: the width of a pipe and of a small terminal.
 COLUMNS = (
-    "variant", "speed", "verdict", "FPS", "p50 / p90 / p99 ms", "accuracy", "load + first ms", "RSS MB", "file MB",
-    "executed",
+    "variant", "speed\n[95 %]", "FPS", "p50\np90\np99 ms", "accuracy\n[95 %]", "load\nfirst\nms", "RSS\nfile\nMB"
 )  # fmt: skip
-LEFT = ("variant", "verdict", "executed")
 
 
 def table(document: BenchDocument) -> Table:
-    """A rich table: the host's state above, one line per variant, warnings and the recommendation below."""
+    """A rich table: the host's state above, one row per variant, then what was executed, warnings, recommendation."""
+    from rich.box import SIMPLE
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{document.target}: host {document.status}, preset {document.preset}, baseline {document.baseline}"
-    out = Table(title=escape(title), caption=escape("\n".join(notes(document))), caption_justify="left")
+    by = "CPU time" if document.aa.metric == "cpu" else "wall time"
+    title = f"{document.target}: host {document.status}, speed by {by} against {document.baseline}"
+    caption = escape("\n".join(notes(document)))
+    out = Table(
+        title=escape(title),
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE,
+        show_lines=True,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in COLUMNS:
-        out.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
+        out.add_column(escape(column), justify="left" if column == "variant" else "right", no_wrap=True)
     size = {model.id: model.bytes for model in document.models}
     for row in document.variants:
         out.add_row(*(escape(cell) for cell in cells(row, size[row.model])))
@@ -35,22 +45,19 @@ def table(document: BenchDocument) -> Table:
 def cells(row: VariantRow, size_bytes: int) -> tuple[str, ...]:
     """The row as text, in the order of `COLUMNS`; what was not measured is a dash, never a nicer number."""
     if row.ratio is None or row.latency_us is None or row.cold is None:
-        return (row.id, "-", "failed", *["-"] * (len(COLUMNS) - 3))
-    baseline = row.ratio.baseline == row.id
+        return (row.id, "failed", *["-"] * (len(COLUMNS) - 2))
     point, low, high = row.ratio.headline
+    speed = f"{point:.2f}x\n[{low:.2f}, {high:.2f}]\n{row.ratio.verdict}"
     percentiles = (row.latency_us.p50, row.latency_us.p90, row.latency_us.p99)
     peak = None if row.memory is None or row.memory.vmhwm is None else row.memory.vmhwm / 1e6
     return (
         row.id,
-        "1.00x" if baseline else f"{point:.2f}x [{low:.2f}, {high:.2f}]",
-        "baseline" if baseline else row.ratio.verdict,
+        "baseline" if row.ratio.baseline == row.id else speed,
         fps(row),
-        " / ".join(number(None if us is None else us / 1e3) for us in percentiles),
+        "\n".join(number(None if us is None else us / 1e3) for us in percentiles),
         accuracy(row),
-        f"{number(row.cold.load_ms)} + {number(row.cold.first_ms)}",
-        number(peak),
-        number(size_bytes / 1e6),
-        summary(row.executed) or "unknown",
+        f"{number(row.cold.load_ms)}\n{number(row.cold.first_ms)}",
+        f"{number(peak)}\n{number(size_bytes / 1e6)}",
     )
 
 
@@ -60,7 +67,7 @@ def fps(row: VariantRow) -> str:
         return "-"
     if row.fps.median is not None:
         return f"{row.fps.median:,.0f}"
-    return "-" if row.fps.uncontended_est is None else f"~{row.fps.uncontended_est:,.0f} (CPU time)"
+    return "-" if row.fps.uncontended_est is None else f"~{row.fps.uncontended_est:,.0f}\n(CPU time)"
 
 
 def accuracy(row: VariantRow) -> str:
@@ -68,17 +75,21 @@ def accuracy(row: VariantRow) -> str:
     if row.accuracy is None:
         return "-"
     low, high = row.accuracy.ci95
-    return f"{100 * row.accuracy.value:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * row.accuracy.value:.2f} %\n[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, or a dash."""
+    """Three significant digits, at most four decimals below 0.001; a dash for what is not known."""
     if value is None:
         return "-"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.4f}"
 
 
 def notes(document: BenchDocument) -> list[str]:
-    """Warnings, failures, and the recommendation last."""
+    """What was executed, warnings, failures, and the recommendation last."""
+    executed = [f"{row.id} runs {summary(row.executed)}" for row in document.variants if row.executed]
+    warnings = [f"note: {warning}" for warning in document.warnings]
     failed = [f"{row.id} failed: {row.reason}" for row in document.variants if row.status == "failed"]
-    return [*(f"note: {warning}" for warning in document.warnings), *failed, document.recommended.reason]
+    return [*executed, *warnings, *failed, document.recommended.reason]

@@ -103,11 +103,9 @@ def _first_working(records: Sequence[Record]) -> Record:
     for record in records:
         if record.failure is None:
             return record
-    failures = {str(record.failure): record.failure for record in records if record.failure is not None}
-    reason, hint = "; ".join(failures), next((failure.hint for failure in failures.values() if failure.hint), "")
-    if all(failure.by_input for failure in failures.values()):
-        raise InputError(reason, hint)
-    raise Error(f"nothing could be measured: {reason}", hint)
+    failures = [record.failure for record in records if record.failure is not None]
+    first, kind = failures[0], InputError if all(failure.by_input for failure in failures) else Error
+    raise kind(f"nothing could be measured: {first.reason}", first.hint)
 
 
 def _models(variants: Sequence[Variant]) -> tuple[Model, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edge_demo.bundle import open_bundle
 from edge_demo.errors import InputError
 from stages.spec import BenchConfig
 
@@ -118,9 +118,6 @@ def scan(path: Path, needles: tuple[bytes, ...]) -> tuple[str, bool]:
 
 def _bundle(path: Path, scratch: Path) -> Target:
     """A verified bundle: its model bytes and frames are copied, so that workers see exactly what was checked."""
-    from edge_demo.bundle import open_bundle
-    from edge_demo.image import decode_frame, fit, to_batch
-
     bundle = open_bundle(path)
     manifest = bundle.manifest
     models: dict[str, ModelFile] = {}
@@ -130,43 +127,34 @@ def _bundle(path: Path, scratch: Path) -> Target:
         models[variant.precision] = ModelFile(
             copy, Path(variant.file).name, hashlib.sha256(data).hexdigest(), len(data), variant.precision
         )
-    contract = manifest.input
-    frames = to_batch(
-        [
-            fit(decode_frame(bundle.read(name), name), contract.size_wh, contract.resize)[0]
-            for name in manifest.eval.frames
-        ]
-    )
+    frames, truths = bundle.eval_sample()
     np.save(scratch / "frames.npy", frames)
-    truths = json.loads(bundle.read(manifest.eval.truth))
-    sample = Sample(scratch / "frames.npy", truths, manifest.eval.of, manifest.task, dict(manifest.decode))
+    sample = Sample(scratch / "frames.npy", truths, manifest.eval.of, manifest.task, bundle.params)
     return Target(manifest.name, models, sample, manifest.reason if manifest.recommended == "fp32" else "")
 
 
 def plan_variants(target: Target, config: BenchConfig) -> tuple[list[Variant], list[str]]:
-    """The rows to measure, and a sentence for each precision that was left out because the target has no such file.
+    """The rows to measure, and a sentence for each that was left out because it cannot exist.
 
     Raises:
         InputError: nothing of what was asked for exists here.
     """
-    variants, notes = [], []
+    variants: list[Variant] = []
+    notes: list[str] = []
     for precision in config.precisions:
         file_precision, hint = PRECISIONS[precision]
         model = target.models.get(file_precision)
         if model is None:
             notes.append(f"{precision} left out: {target.name} has only {', '.join(target.models)}")
             continue
-        runtimes = [name for name in config.runtimes if _takes(name, hint, model)]
-        variants += [
-            Variant(f"{SHORT[name]}-{precision}-t{threads}", name, precision, hint, threads, model)
-            for name in runtimes
-            for threads in config.threads
-        ]
-        notes += [
-            f"{precision} on {name} left out: it has none on CPU or does not read {model.path.suffix}"
-            for name in config.runtimes
-            if name not in runtimes
-        ]
+        for runtime in config.runtimes:
+            if reason := _refusal(runtime, hint, model):
+                notes.append(f"{precision} on {runtime} left out: {reason}")
+                continue
+            variants += [
+                Variant(f"{SHORT[runtime]}-{precision}-t{threads}", runtime, precision, hint, threads, model)
+                for threads in config.threads
+            ]
     if not variants:
         raise InputError(
             f"{target.name}: nothing to measure: {'; '.join(notes)}", "ask for another precision or runtime"
@@ -174,9 +162,13 @@ def plan_variants(target: Target, config: BenchConfig) -> tuple[list[Variant], l
     return sorted(variants, key=lambda variant: _preference(variant, config)), notes
 
 
-def _takes(runtime: str, hint: str, model: ModelFile) -> bool:
-    """ONNX Runtime computes floats on CPU only in f32 and does not read OpenVINO's files."""
-    return runtime != "onnxruntime" or (hint == "f32" and model.path.suffix != ".xml")
+def _refusal(runtime: str, hint: str, model: ModelFile) -> str:
+    """Why a runtime cannot have such a row at all; empty when it can."""
+    if runtime != "onnxruntime":
+        return ""
+    if model.path.suffix == ".xml":
+        return "it does not read .xml files"
+    return "" if hint == "f32" else f"on CPU it does not compute in {hint}"
 
 
 def _preference(variant: Variant, config: BenchConfig) -> tuple[int, int, int]:

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from edge_demo.errors import InputError
 from stages.data.labelled import content_hash
 from stages.data.sets import plan
-from stages.data.splits import PRECEDENCE, read_and_split
-from stages.spec import RESULT, DataConfig, OnStep, Split, Step, ignore
+from stages.data.splits import PRECEDENCE, read_and_split, walk
+from stages.spec import RESULT, DataConfig, OnStep, Split, ignore
 
 LISTED = 20  # examples of each kind of trouble kept in the report
 
@@ -78,8 +78,8 @@ def check(config: DataConfig, on_step: OnStep = ignore) -> CheckReport:
     gray = 0
     seen: dict[str, dict[Split, list[tuple[str, int]]]] = defaultdict(lambda: defaultdict(list))
     for split in PRECEDENCE:
-        part, indices = data.splits[split].part, data.splits[split].indices.tolist()
-        for done, index in enumerate(indices, start=1):
+        part = data.splits[split].part
+        for index in walk(split, data.splits[split], on_step):
             try:
                 picture = part.picture(index)
             except InputError as error:
@@ -88,8 +88,6 @@ def check(config: DataConfig, on_step: OnStep = ignore) -> CheckReport:
             shapes.append((picture.shape[1], picture.shape[0]))
             gray += bool((picture == picture[:, :, :1]).all())
             seen[content_hash(picture)][split].append((part.ids[index], int(part.truth[index])))
-            if done % max(1, len(indices) // 100) == 0 or done == len(indices):
-                on_step(Step(split, done, len(indices)))
     width, height = (_sizes([shape[side] for shape in shapes]) for side in (0, 1))
     conflicts = [tuple(ids) for ids in map(_conflicting, seen.values()) if ids]
     return CheckReport(

@@ -108,6 +108,8 @@ def read_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
         InputError: cannot be read, wrong magic number, or the size does not fit the header.
     """
     data = _content(path)
+    if not data:
+        raise InputError(f"{path}: is empty", REPLACE)
     magic, want = data[:4], bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if magic != want:
         raise InputError(f"{path}: wrong IDX magic number 0x{magic.hex()}, expected 0x{want.hex()}", REPLACE)

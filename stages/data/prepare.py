@@ -16,10 +16,8 @@ from edge_demo.errors import InputError
 from edge_demo.image import Frame, fit, load_cv2
 from stages.data.labelled import content_hash
 from stages.data.sets import plan
-from stages.data.splits import PRECEDENCE, Selection, SplitSet, read_and_split
+from stages.data.splits import PRECEDENCE, Selection, SplitSet, read_and_split, walk
 from stages.spec import DataConfig, DataResult, OnStep, Split, Step, ignore
-
-REPORTS_PER_SPLIT = 100
 
 
 @dataclass(slots=True)
@@ -113,7 +111,7 @@ def _write_split(
     # Plain writes, not a memory map: a full disk is then an OSError and not a killed process.
     with (out_dir / f"{split}.frames.npy").open("wb") as file:
         file.write(_npy_header(total, shape))
-        for done, index in enumerate(selection.indices.tolist(), start=1):
+        for index in walk(split, selection, on_step):
             picture = selection.part.picture(index)
             key = content_hash(picture)
             if seen.setdefault(key, split) != split:
@@ -128,8 +126,6 @@ def _write_split(
             written.ids.append(selection.part.ids[index])
             written.hashes.append(key)
             written.truth.append(int(selection.part.truth[index]))
-            if done % max(1, total // REPORTS_PER_SPLIT) == 0 or done == total:
-                on_step(Step(split, done, total))
         file.seek(0)
         file.write(_npy_header(len(written.ids), shape))
     truth = np.array(written.truth, dtype=np.int64)

@@ -168,9 +168,11 @@ def _test_name(config: DataConfig, root: Path) -> tuple[str | None, tuple[str, .
 
 
 def fingerprint(config: DataConfig) -> str:
-    """sha256 over the names and bytes of every file the stage would read, and the name of the set that tests.
+    """sha256 over every file the stage would read, and the name of the set that tests; where they lie does not matter.
 
-    Where the files lie does not matter: the same files in another folder have the same fingerprint.
+    A named set's few files enter with their bytes; your own folder, which may hold millions of pictures, with each
+    file's size and time of change. Touching a picture therefore prepares the folder again, and only that: later stages
+    depend on the pixels that come out.
 
     Raises:
         InputError: a set is missing, or the settings contradict each other.
@@ -184,7 +186,7 @@ def fingerprint(config: DataConfig) -> str:
         base = source.places[0] if source.name == "folder" else None
         for file in source.files():
             name = file.name if base is None else file.relative_to(base).as_posix()
-            digest.update(f"{name}\0{_file_digest(file)}\0".encode())
+            digest.update(f"{name}\0{_file_digest(file) if base is None else _file_stamp(file)}\0".encode())
     return digest.hexdigest()
 
 
@@ -194,6 +196,11 @@ def _file_digest(file: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})", "check its permissions") from None
+
+
+def _file_stamp(file: Path) -> str:
+    stat = file.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_demo.errors import missing_extra
 from edge_demo.image import Frame, load_cv2, write_png
 from stages.arrays import stratified
 from stages.data.prepare import network_frame
@@ -58,7 +59,10 @@ def show(
 def _augmented(
     frames: NDArray[np.uint8], truth: NDArray[np.int64], augment: AugmentConfig, task: str, seed: int
 ) -> NDArray[np.uint8]:
-    import torch
+    try:
+        import torch
+    except ImportError:
+        raise missing_extra("showing training's random changes", "torch", "train") from None
 
     from stages.tasks import TASKS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge_demo.errors import InputError
 from stages.data.labelled import Labelled, Part
 from stages.data.sets import Plan
-from stages.spec import DataConfig, Split
+from stages.spec import DataConfig, OnStep, Split, Step
 
 Indices = NDArray[np.int64]
 # Whoever comes later gives up its duplicates: the reported split stays what it is, then the one that choices rest on.
@@ -35,6 +35,16 @@ class SplitSet:
     splits: dict[Split, Selection]
     left_out: dict[str, int]
     notes: tuple[str, ...]
+
+
+def walk(split: Split, selection: Selection, on_step: OnStep) -> Iterator[int]:
+    """The indices of a split, in order; progress is reported after each hundredth part, and at the end."""
+    total = len(selection.indices)
+    stride = max(1, total // 100)
+    for done, index in enumerate(selection.indices.tolist(), start=1):
+        yield index
+        if done % stride == 0 or done == total:
+            on_step(Step(split, done, total))
 
 
 def read_and_split(config: DataConfig, chosen: Plan) -> SplitSet:

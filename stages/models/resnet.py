@@ -18,7 +18,8 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1)
     """Convolution and the batch norm that export folds into it (so it needs no bias), named for the state dict."""
     padding = (kernel - stride + 1) // 2
     return OrderedDict(
-        conv=nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False), norm=nn.BatchNorm2d(out_channels)
+        conv=nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False),
+        norm=nn.BatchNorm2d(out_channels),
     )
 
 
@@ -47,7 +48,7 @@ class Resnet(nn.Module):
     """A 6x6 stem of stride 2, then stages of residual blocks with a max pool between them, then global max pooling.
 
     The stem is a 3x3 convolution of the space-to-depth picture, written as the one convolution it is: it sees every
-    pixel once at half the side, and takes odd sides as well. Initialization: He et al. 2015, arXiv:1502.01852 (fan out).
+    pixel once at half the side, and takes odd sides as well. Initialization: He et al. 2015, arXiv:1502.01852.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Resnet(nn.Module):
         channels = 2 * width
         self.stem = nn.Sequential(conv_norm(in_channels, channels, 6, stride=2) | {"relu": nn.ReLU()})
         side = max(size_wh) // 2
-        stages = [[Block(channels, channels) for _ in range(depth)]]
+        stages: list[list[nn.Module]] = [[Block(channels, channels) for _ in range(depth)]]
         while side > LAST_SIDE or len(stages) < 2:
             grown = min(2 * channels, MAX_GROWTH * width)
             stages.append([nn.MaxPool2d(2), Block(channels, grown), *(Block(grown, grown) for _ in range(depth - 1))])

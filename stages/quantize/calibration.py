@@ -20,7 +20,6 @@ from stages.spec import DataResult, QuantizeConfig
 
 # Measured (reference run, two CNNs): 64 images 35 dB, 16 images 24 dB, one image 11 to 14 dB of SQNR.
 FEWEST = 16
-BATCH = 32
 # How far a sample's normalized mean and std may be from training's 0 and 1. Data normalized as in training is within
 # 0.1; a missing scale or std is off by a factor of two or more.
 MEAN_WITHIN = 0.25
@@ -36,11 +35,11 @@ class Calibration:
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]  # the interface ONNX Runtime asks for
-    """Feeds the calibrator in batches, once."""
+    """Feeds the calibrator one image at a time, once: its histogram methods refuse batches of unequal size."""
 
     def __init__(self, name: str, batch: NDArray[np.float32]) -> None:
         self.feeds: Iterator[dict[str, NDArray[np.float32]]] = iter(
-            [{name: batch[start : start + BATCH]} for start in range(0, len(batch), BATCH)]
+            [{name: batch[index : index + 1]} for index in range(len(batch))]
         )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:

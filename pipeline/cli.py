@@ -1,0 +1,444 @@
+"""What people type: one short function per command. Parse, call, print; stdout is the result, stderr everything else.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 a gate was missed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+
+from edge_demo.errors import Error, GateError, InputError
+
+app = typer.Typer(
+    name="pipeline",
+    help="From a labelled image set to a model proven on the edge device.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at data sets before training on them.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+ConfigFile = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run's config.", show_default=False)
+]
+Preset = Annotated[str | None, typer.Option(help="A config that comes with the program; default: digits.")]
+RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run folder; default: runs/NAME.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, .edge file, or run folder.")]
+Runtimes = Annotated[list[str] | None, typer.Option("--runtime", help="onnxruntime or openvino; repeatable.")]
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+@app.command("all")
+def all_(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    run: RunFolder = None,
+    sets: Sets = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run every stage: data, train, export, quantize, evaluate, bundle, bench, report."""
+    _run("report", config, preset, run, sets, json)
+
+
+@app.command()
+def train(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    run: RunFolder = None,
+    sets: Sets = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prepare the data and train; a killed training resumes."""
+    _run("train", config, preset, run, sets, json)
+
+
+@app.command()
+def export(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    run: RunFolder = None,
+    sets: Sets = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run what is needed up to the ONNX model, checked against torch."""
+    _run("export", config, preset, run, sets, json)
+
+
+@app.command()
+def quantize(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    run: RunFolder = None,
+    sets: Sets = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run what is needed up to the INT8 model."""
+    _run("quantize", config, preset, run, sets, json)
+
+
+@app.command()
+def bundle(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    run: RunFolder = None,
+    sets: Sets = None,
+    pack: Annotated[Path | None, typer.Option(metavar="FILE.edge", help="Also write the bundle as one file.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run what is needed up to the bundle."""
+    if pack is not None and pack.suffix != ".edge":
+        raise InputError(f"--pack {pack}: a packed bundle's name ends in .edge", f"type: --pack {pack.stem}.edge")
+    _run("bundle", config, preset, run, sets, json, pack)
+
+
+@app.command()
+def report(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    run: RunFolder = None,
+    sets: Sets = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run what is needed up to the report; the same as all."""
+    _run("report", config, preset, run, sets, json)
+
+
+def _run(
+    until: str,
+    file: Path | None,
+    preset: str | None,
+    run: Path | None,
+    sets: list[str] | None,
+    json: bool,
+    pack: Path | None = None,
+) -> None:
+    from pipeline.config import load_config
+    from pipeline.console import say, show, summary, watching
+    from pipeline.run import run_pipeline
+
+    config = load_config(file, preset, sets or ())
+    folder = run or Path("runs") / config.name
+    with watching() as watch:
+        document = run_pipeline(config, folder, until=until, watch=watch)
+    show(summary(document))
+    stopped = any(gate.stop for gate in document.missed)
+    if pack is not None and not stopped:
+        from edge_demo.bundle import pack as pack_bundle
+
+        pack_bundle(folder / "bundle", pack)
+    if json:
+        typer.echo(document.to_json(), nl=False)
+    elif not stopped:
+        _name_results(folder, until, pack)
+    for gate in document.missed:
+        say(f"gate missed: {gate.stage}: {gate.name}: {gate.message}")
+    if document.missed:
+        names = ", ".join(f"{gate.stage}: {gate.name}" for gate in document.missed)
+        raise GateError(f"{len(document.missed)} gate(s) missed: {names}", f"see {folder / 'run.json'}, gates")
+
+
+def _name_results(folder: Path, until: str, pack: Path | None) -> None:
+    """What was made, and what to type next."""
+    lines = {
+        "train": [("weights", folder / "train"), ("next", f"pipeline export --run {folder}")],
+        "export": [("model", folder / "export"), ("next", f"pipeline quantize --run {folder}")],
+        "quantize": [("model", folder / "quantize"), ("next", f"pipeline bundle --run {folder}")],
+        "bundle": [("bundle", pack or folder / "bundle"), ("next", f"pipeline verify {pack or folder / 'bundle'}")],
+        "report": [
+            ("bundle", folder / "bundle"),
+            ("report", folder / "report" / "report.html"),
+            ("next", f"pipeline demo {folder / 'bundle'} --source 0"),
+        ],
+    }
+    for what, value in lines[until]:
+        typer.echo(f"{what:<8} {value}")
+
+
+# --- the bundle ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def bench(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Bundle, run folder, .onnx or .xml.")],
+    runtime: Runtimes = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, f16 or int8; repeatable.")] = None,
+    threads: Annotated[str, typer.Option(metavar="N[,N...]", help="CPU threads.")] = "1",
+    preset: Annotated[Literal["quick", "standard", "thorough"], typer.Option(help="How long to measure.")] = "standard",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write bench.json; - is stdout.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure FPS, latency, memory and accuracy of every variant on this machine."""
+    from pipeline.bundles import bench_config
+    from pipeline.console import say, show, steps
+    from stages.bench import bench_target, table, to_json
+    from stages.bench.render import notes
+
+    config = bench_config(runtime, precision, threads, preset)
+    to_stdout = json_file == Path("-")
+    with steps("bench") as on_step:
+        document = bench_target(target, config, json_file=None if to_stdout else json_file, on_step=on_step)
+    if to_stdout:
+        typer.echo(to_json(document), nl=False)
+    else:
+        show(table(document), stdout=True)
+    for note in notes(document):
+        say(note)
+
+
+@app.command()
+def demo(
+    bundle: BundlePath,
+    source: Annotated[
+        str, typer.Option(help="Camera number, URL, video, image, folder of images, or synthetic.")
+    ] = "0",
+    show: Annotated[Literal["auto", "window", "none"], typer.Option(help="Where to draw.")] = "auto",
+    jsonl: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write one JSON line per frame; - is stdout.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="auto (what the bundle recommends), fp32 or int8.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all but one.")] = None,
+    roi: Annotated[float | None, typer.Option(help="Side of the square read, as a share of the short side.")] = None,
+    duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="End after that time.")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="End after that many frames.")] = None,
+    policy: Annotated[
+        Literal["auto", "latest", "every"], typer.Option(help="Newest frame wins, or every frame waits.")
+    ] = "auto",
+    debug: Debug = False,
+) -> None:
+    """Run a bundle live: camera, stream, video, pictures or a synthetic source."""
+    from edge_demo.app import DemoOptions, run_demo
+    from pipeline.bundles import bundle_of
+
+    run_demo(
+        DemoOptions(
+            bundle=bundle_of(bundle),
+            source=source,
+            show=show,
+            jsonl=jsonl,
+            runtime=runtime,
+            precision=precision,
+            threads=threads,
+            roi=roi,
+            duration_s=duration,
+            max_frames=max_frames,
+            policy=policy,
+        )
+    )
+
+
+@app.command()
+def verify(bundle: BundlePath, runtime: Runtimes = None, json: Json = False, debug: Debug = False) -> None:
+    """Check every byte of a bundle and run its golden frames; says where the first difference is."""
+    from edge_demo.runtime import RUNTIMES
+    from edge_demo.verify import verify as verify_bundle
+    from pipeline.bundles import bundle_of, verify_table
+    from pipeline.console import say, show
+
+    report = verify_bundle(bundle_of(bundle), runtime or tuple(RUNTIMES))
+    if json:
+        _echo_json(report.to_json())
+    else:
+        show(verify_table(report), stdout=True)
+        typer.echo(f"{'verified' if report.ok else 'REFUSED'}: {report.name} {report.version}, {report.files} files")
+    for failure in report.failures:
+        say(failure)
+    if not report.ok:
+        raise Error(
+            f"{bundle}: does not give the answers it was made with", f"make it again, or see: {report.failures[0]}"
+        )
+
+
+@app.command()
+def info(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Bundle, .edge file, or run folder.")
+    ] = None,
+    schema: Annotated[str | None, typer.Option(metavar="NAME", help="Print the JSON Schema of a file format.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Describe a bundle, or print the JSON Schema of a file format."""
+    from pipeline.bundles import bundle_of, info_table, schema_of
+    from pipeline.console import show
+
+    if (bundle is None) == (schema is None):
+        raise InputError("info needs a BUNDLE or --schema NAME", "type: pipeline info --help")
+    if schema is not None:
+        _echo_json(schema_of(schema))
+    elif bundle is not None:
+        from edge_demo.bundle import open_bundle
+
+        manifest = open_bundle(bundle_of(bundle)).manifest
+        if json:
+            _echo_json(manifest.model_dump(mode="json", by_alias=True))
+        else:
+            show(info_table(manifest), stdout=True)
+
+
+@app.command()
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """Say what is installed and usable here, and what to type where it is not."""
+    from pipeline.console import show
+    from pipeline.doctor import examine, table
+
+    findings = examine()
+    if json:
+        _echo_json(
+            {"ok": all(finding.status != "broken" for finding in findings), "findings": [f.to_json() for f in findings]}
+        )
+    else:
+        show(table(findings), stdout=True)
+    broken = [finding for finding in findings if finding.status == "broken"]
+    if broken:
+        raise Error(f"{broken[0].name}: {broken[0].found}", broken[0].hint)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+@data_app.command("list")
+def data_list(
+    root: Annotated[
+        str, typer.Option(help="Where standard sets live; default: PIPELINE_DATA, or the user cache.")
+    ] = "",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the data sets that are known by name, and which are here."""
+    from dataclasses import asdict
+
+    from pipeline.bundles import sets_table
+    from pipeline.console import show
+    from stages.data.sets import list_sets
+
+    rows = list_sets(root)
+    if json:
+        _echo_json([asdict(row) for row in rows])
+    else:
+        show(sets_table(rows), stdout=True)
+
+
+@data_app.command("show")
+def data_show(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    sets: Sets = None,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which split.")] = "train",
+    n: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 36,
+    augmented: Annotated[bool, typer.Option("--augmented", help="With training's random changes.")] = False,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The file to write.")] = Path("data.png"),
+    debug: Debug = False,
+) -> None:
+    """Write a contact sheet of labelled pictures, as the network gets them."""
+    from pipeline.config import load_config
+    from stages.data.show import show as show_data
+
+    loaded = load_config(config, preset, sets or ())
+    augment = loaded.train.augment if augmented else None
+    count = show_data(loaded.data, out, split=split, n=n, augment=augment, task=loaded.train.task)
+    typer.echo(f"{out}: {count} pictures of {split}")
+
+
+@data_app.command("check")
+def data_check(
+    config: ConfigFile = None, preset: Preset = None, sets: Sets = None, json: Json = False, debug: Debug = False
+) -> None:
+    """Decode every picture once; report counts, balance, duplicates, unreadable files and sizes."""
+    from pipeline.bundles import check_table
+    from pipeline.config import load_config
+    from pipeline.console import show, steps
+    from stages.data.check import check
+
+    loaded = load_config(config, preset, sets or ())
+    with steps("check") as on_step:
+        found = check(loaded.data, on_step)
+    if json:
+        _echo_json(found.to_json())
+    else:
+        show(check_table(found), stdout=True)
+    if found.unreadable:
+        raise Error(f"{found.unreadable} unreadable picture(s): {found.unreadable_files[0]}", "repair or remove them")
+
+
+def _echo_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+def main() -> NoReturn:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; an error becomes one line on stderr."""
+    try:
+        return int(app(args=list(arguments), prog_name="pipeline", standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; the same command goes on where it stopped", INTERRUPTED, arguments)
+    except USAGE_ERROR as error:
+        where = error.ctx.command_path if getattr(error, "ctx", None) else "pipeline"
+        text = error.format_message().replace("\n", " ").rstrip(".")
+        return _fail(f"error: {text}; type: {where} --help", 2, arguments)
+    except Error as error:
+        return _fail(f"error: {_one_line(error)}", error.exit_code, arguments)
+    except BrokenPipeError:
+        # Whoever read stdout has left; without this the interpreter complains when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last line of defence: one line instead of a traceback
+        text = f"error: {type(error).__name__}: {_one_line(error)}; run again with --debug to see where"
+        return _fail(text, 1, arguments)
+
+
+# click's base of all usage errors, wherever this version of typer has its click.
+USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+
+
+def _fail(line: str, code: int, arguments: Sequence[str]) -> int:
+    if "--debug" in arguments:
+        import traceback
+
+        traceback.print_exc()
+    typer.echo(line, err=True)
+    return code
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the program as Ctrl-C does: what can resume is kept."""
+    raise KeyboardInterrupt

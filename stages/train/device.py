@@ -1,0 +1,64 @@
+"""Where training runs and in which precision: what was asked for, or an error; what was chosen is recorded."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+from edge_demo.errors import InputError
+from stages.spec import TrainConfig
+
+# Flags of Linux for CPUs that multiply bfloat16 in hardware (x86: AVX512-BF16 and AMX; Arm: FEAT_BF16).
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def choose_accelerator(config: TrainConfig) -> str:
+    """`cpu` or `cuda`.
+
+    Raises:
+        InputError: a GPU was asked for and torch has none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if config.accelerator == "cuda" and not has_cuda:
+        why = "this torch build has no CUDA" if torch.version.cuda is None else "torch finds no usable GPU"
+        raise InputError(f"train.accelerator: cuda was asked for, but {why}", "set train.accelerator to auto or cpu")
+    if config.accelerator == "auto":
+        return "cuda" if has_cuda else "cpu"
+    return config.accelerator
+
+
+def choose_precision(config: TrainConfig, accelerator: str) -> str:
+    """`auto` is bf16-mixed where the hardware multiplies bf16, else 32-true; anything else is taken as asked.
+
+    Measured on an AMD EPYC with avx512_bf16 and without AMX, one thread: see `benchmarks`.
+
+    Raises:
+        InputError: 16-mixed on a CPU, which has no fp16 training.
+    """
+    if config.precision == "16-mixed" and accelerator == "cpu":
+        raise InputError("train.precision: 16-mixed needs a GPU", "set train.precision to auto")
+    if config.precision != "auto":
+        return config.precision
+    if accelerator == "cuda":
+        # including_emulation=False: older GPUs run bf16, slower than float32
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if BF16_FLAGS & cpu_flags() else "32-true"
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """Instruction set flags of the first CPU; empty where the system does not list them (not Linux)."""
+    if not cpuinfo.is_file():
+        return frozenset()
+    for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, flags = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(flags.split())
+    return frozenset()
+
+
+def device_name(accelerator: str) -> str:
+    """For people: the GPU's name, or the CPU's architecture."""
+    return torch.cuda.get_device_name() if accelerator == "cuda" else platform.machine()

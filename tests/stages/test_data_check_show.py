@@ -1,0 +1,119 @@
+"""`check` counts what is wrong with a set; `show` draws what the network gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_demo.errors import InputError
+from stages.data.check import check
+from stages.data.show import sheet, show
+from stages.spec import AugmentConfig, DataConfig
+
+
+def picture(seed: int, height: int = 20, width: int = 30) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save(path: Path, frame: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), frame)
+
+
+@pytest.fixture
+def troubled(tmp_path: Path) -> DataConfig:
+    """Splits with one of every trouble that `check` counts."""
+    root = tmp_path / "own"
+    for split, start, count in (("train", 0, 6), ("val", 20, 2), ("test", 40, 2)):
+        for index in range(count):
+            save(root / split / "cat" / f"{index}.png", picture(start + index))
+            save(root / split / "dog" / f"{index}.png", picture(100 + start + index, 10, 40))
+    save(root / "train" / "cat" / "copy of 0.png", picture(0))
+    save(root / "train" / "cat" / "gray.png", picture(77)[:, :, :1])
+    save(root / "train" / "cat" / "is a dog.png", picture(101, 10, 40))
+    save(root / "train" / "cat" / "in test.png", picture(40))
+    save(root / "val" / "cat" / "in test.png", picture(41))
+    (root / "train" / "dog" / "broken.png").write_bytes(b"no picture")
+    (root / "train" / "dog" / "readme.txt").write_text("x")
+    return DataConfig(name="folder", path=str(root), size_wh=(16, 16), colour="rgb")
+
+
+def test_check_finds_one_of_each(troubled: DataConfig) -> None:
+    report = check(troubled)
+    assert report.labels == ("cat", "dog")
+    assert {split: part.items for split, part in report.splits.items()} == {"train": 17, "val": 5, "test": 4}
+    assert report.splits["train"].class_counts == {"cat": 10, "dog": 7}
+    assert report.splits["train"].imbalance == 10 / 7
+    assert report.splits["train"].duplicates == 2  # the copy, and the dog among the cats
+    assert report.shared == {"test and val": 1, "test and train": 1}
+    assert report.conflicts == 1
+    assert sorted(report.conflict_examples[0]) == ["train/cat/is a dog.png", "train/dog/1.png"]
+    assert report.unreadable == 1
+    assert "broken.png" in report.unreadable_files[0]
+    assert report.left_out == {"file that is not a picture": 1}
+    assert report.gray == 1
+    assert report.width is not None
+    assert report.height is not None
+    assert (report.width.smallest, report.width.largest) == (30, 40)
+    assert (report.height.smallest, report.height.largest) == (10, 20)
+    assert json.loads(json.dumps(report.to_json()))["conflicts"] == 1
+
+
+def test_check_of_the_embedded_digits_finds_nothing() -> None:
+    report = check(DataConfig())
+    assert report.unreadable == report.conflicts == 0
+    assert report.shared == {}
+    assert report.splits["train"].imbalance == 1.0
+    assert report.gray == 5000
+
+
+def test_check_of_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        check(DataConfig(name="folder", path=str(tmp_path / "none")))
+
+
+def test_show_writes_a_picture_with_every_class(tmp_path: Path, troubled: DataConfig) -> None:
+    out = tmp_path / "sheet.png"
+    assert show(troubled, out, split="val", n=100) == 5
+    drawn = cv2.imread(str(out))
+    assert drawn is not None
+    assert drawn.shape[0] > 2 * 112
+    assert show(DataConfig(), out, n=40) == 40
+    assert cv2.imread(str(out)).shape[1] > 6 * 112
+
+
+def test_show_with_random_changes_uses_the_tasks_own(
+    tmp_path: Path, troubled: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    from stages import tasks
+
+    inverting = dataclasses.replace(
+        tasks.TASKS["classify"], augment=lambda frames, truth, config, generator: (255 - frames, truth)
+    )
+    monkeypatch.setitem(tasks.TASKS, "classify", inverting)
+    plain, changed = tmp_path / "plain.png", tmp_path / "changed.png"
+    show(troubled, plain, split="test", n=4)
+    show(troubled, changed, split="test", n=4, augment=AugmentConfig())
+    first = (slice(6, 6 + 16 * 7), slice(6, 6 + 16 * 7))
+    assert np.array_equal(cv2.imread(str(changed))[first], 255 - cv2.imread(str(plain))[first])
+
+
+def test_sheet_shows_the_networks_own_pixels() -> None:
+    """A 2 x 2 gray frame: every pixel is a 56 x 56 block."""
+    frames = np.array([[[0], [80]], [[160], [250]]], np.uint8)[None]
+    drawn = sheet(frames, ["x"])
+    blocks = drawn[6 : 6 + 112, 6 : 6 + 112].reshape(2, 56, 2, 56, 3)
+    assert np.array_equal(blocks.min(axis=(1, 3, 4)), [[0, 80], [160, 250]])
+    assert np.array_equal(blocks.max(axis=(1, 3, 4)), [[0, 80], [160, 250]])
+
+
+def test_show_of_an_unreadable_picture_names_it(tmp_path: Path, troubled: DataConfig) -> None:
+    with pytest.raises(InputError, match=r"broken\.png"):
+        show(troubled, tmp_path / "sheet.png", n=1000)
+    assert not (tmp_path / "sheet.png").exists()
