@@ -82,7 +82,7 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def _table(*columns: str, rows: Iterable[Sequence[object]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, show_header=any(columns))
     for column in columns:
         table.add_column(column)
     for row in rows:

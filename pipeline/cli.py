@@ -186,7 +186,7 @@ def bench(
     runtime: Runtimes = None,
     precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, f16 or int8; repeatable.")] = None,
     threads: Annotated[str, typer.Option(metavar="N[,N...]", help="CPU threads.")] = "1",
-    preset: Annotated[Literal["quick", "standard", "thorough"], typer.Option(help="How long to measure.")] = "standard",
+    preset: Annotated[Literal["quick", "standard", "thorough"], typer.Option(help="How long to measure.")] = "quick",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write bench.json; - is stdout.")
     ] = None,
@@ -202,10 +202,10 @@ def bench(
     to_stdout = json_file == Path("-")
     with steps("bench") as on_step:
         document = bench_target(target, config, json_file=None if to_stdout else json_file, on_step=on_step)
-    if to_stdout:
-        typer.echo(to_json(document), nl=False)
-    else:
+    if not to_stdout:
         show(table(document), stdout=True)
+        return
+    typer.echo(to_json(document), nl=False)
     for note in notes(document):
         say(note)
 

@@ -8,12 +8,13 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
+
+from pipeline.keys import installed_version
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "": ("numpy", "pydantic", "typer", "rich", "onnxruntime", "openvino"),
@@ -54,16 +55,8 @@ def examine() -> list[Finding]:
     ]
 
 
-def version_of(name: str) -> str:
-    """The installed version of a distribution; empty when it is not installed."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
 def _library(name: str, extra: str) -> Finding:
-    version = version_of(name)
+    version = installed_version(name)
     if version:
         return Finding(name, "ok", version + (_torch_build(version) if name == "torch" else ""))
     package = f"'train-to-edge[{extra}]'" if extra else "train-to-edge"
@@ -75,12 +68,12 @@ def _torch_build(version: str) -> str:
     local = version.partition("+")[2]
     if local:
         return f" ({'CPU build' if local == 'cpu' else f'GPU build {local}'})"
-    gpu = any(version_of(name) for name in ("nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime"))
+    gpu = any(installed_version(name) for name in ("nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime"))
     return " (GPU build)" if gpu else ""
 
 
 def _opencv() -> Finding:
-    window, headless = version_of("opencv-python"), version_of("opencv-python-headless")
+    window, headless = installed_version("opencv-python"), installed_version("opencv-python-headless")
     if window and headless:
         hint = "type: pip uninstall opencv-python opencv-python-headless, then pip install 'train-to-edge[edge]'"
         return Finding("opencv", "broken", "both wheels are installed and overwrite each other", hint)

@@ -113,13 +113,16 @@ def _files(name: str, root: Path) -> list[Path]:
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """Distribution name -> installed version, without importing any; those not installed are left out."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: version for name in names if (version := installed_version(name))}
+
+
+@cache
+def installed_version(name: str) -> str:
+    """The installed version of a distribution; empty when it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def software(names: Iterable[str]) -> dict[str, str]:

@@ -121,9 +121,9 @@ def _svg(figure: Any, name: str, description: str) -> str:
 
 def curves(name: str, what: str, series: Sequence[Series], best_epoch: int, *, as_percent: bool) -> str:
     """Values per epoch (1, 2, ...), one line per series, and a mark at the epoch that was kept."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
     with _axes(SIZE_IN) as (figure, axes):
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
+
         for line, colour, dashes in zip(series, (FIRST, SECOND), ("-", (0, (4, 2))), strict=False):
             values = [float("nan") if value is None else value for value in line.values]
             epochs = range(1, len(values) + 1)
@@ -142,9 +142,9 @@ def curves(name: str, what: str, series: Sequence[Series], best_epoch: int, *, a
 
 def tradeoff(points: Sequence[Point], metric: str) -> str:
     """Accuracy over latency, one mark per variant; better is up and to the left."""
-    from matplotlib.ticker import PercentFormatter
-
     with _axes((4.8, 3.5)) as (figure, axes):
+        from matplotlib.ticker import PercentFormatter
+
         for point in points:
             low, high = point.ci95 or (point.accuracy, point.accuracy)
             colour = COLOURS.get(point.variant.runtime, MUTED)

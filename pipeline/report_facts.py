@@ -60,7 +60,7 @@ def span(ci95: tuple[float, float], n: int) -> str:
 
 def points(difference: float) -> str:
     """A difference of two shares, in percentage points, with its sign."""
-    return f"{100 * difference:+.2f} points"
+    return f"{round(100 * difference, 2) + 0.0:+.2f} points"  # + 0.0 turns a rounded -0.0 into 0.0
 
 
 def times(ratio: tuple[float, float, float]) -> str:
@@ -326,7 +326,7 @@ COLUMNS = {
 
 
 def not_measured(bench: BenchResult, details: dict[str, BenchDetail]) -> tuple[str, ...]:
-    """One sentence per reason for every null of the bench table; rows that lack the same for the same reason share it."""
+    """Why each null of the bench table is one; rows that lack the same for the same reason share a sentence."""
     rows_of: dict[tuple[str, str], list[str]] = {}
     for row in bench.rows:
         names_of: dict[str, list[str]] = {}

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from edge_demo.errors import Error, missing_extra
 from pipeline.config import PipelineConfig, dump_toml
-from pipeline.keys import canonical, code_digest, library_versions, software, stage_key
+from pipeline.keys import ROOT, canonical, code_digest, library_versions, software, stage_key
 from pipeline.workspace import RunDocument, RunGate, StageRecord, Workspace, opened, write_atomic
 from stages.spec import (
     BenchResult,
@@ -153,6 +153,7 @@ def run_pipeline(
     until: str = "report",
     stages: Sequence[Stage] = STAGES,
     watch: Watch = lambda event: None,
+    root: Path = ROOT,
 ) -> RunDocument:
     """Run a stage and everything it needs, skipping what is unchanged; the account is `run.json`.
 
@@ -162,6 +163,7 @@ def run_pipeline(
         until: Name of the last stage wanted.
         stages: The pipeline, in an order in which needs come first.
         watch: Called for each event.
+        root: The folder that holds the stages' packages.
 
     Returns:
         What `run.json` holds. A gate that was missed is in there, not raised.
@@ -174,7 +176,7 @@ def run_pipeline(
     resumable = frozenset(stage.name for stage in stages if stage.resumable)
     with _disk_full(str(folder)), opened(folder, resumable) as space:
         write_atomic(folder / "config.toml", dump_toml(config))
-        loop = _Loop(config, space, watch, stages)
+        loop = _Loop(config, space, watch, stages, root)
         space.event(event="start", until=until)
         for stage in stages:
             if stage.name in wanted or all(need in loop.results for need in stage.needs):
@@ -201,8 +203,10 @@ def needed(until: str, stages: Sequence[Stage] = STAGES) -> set[str]:
 class _Loop:
     """What one call has found so far."""
 
-    def __init__(self, config: PipelineConfig, space: Workspace, watch: Watch, stages: Sequence[Stage]) -> None:
-        self.config, self.space, self.watch = config, space, watch
+    def __init__(
+        self, config: PipelineConfig, space: Workspace, watch: Watch, stages: Sequence[Stage], root: Path
+    ) -> None:
+        self.config, self.space, self.watch, self.root = config, space, watch, root
         self.libraries = sorted({name for stage in stages for name in stage.libraries} | {"train-to-edge"})
         self.records: dict[str, StageRecord] = {}
         self.results: dict[str, Any] = {}
@@ -224,7 +228,8 @@ class _Loop:
             gates: tuple[Gate, ...] = getattr(result, "gates", ())
             self.gates += [RunGate(stage=stage.name, **gate.model_dump()) for gate in gates]
             self.space.event(event=record.status, stage=stage.name, key=key)
-            self.write()
+            if record.status == "ran":
+                self.write()
             self.watch(Event("end", stage.name, record=record))
 
     def write(self) -> RunDocument:
@@ -242,14 +247,19 @@ class _Loop:
 
     def _key(self, stage: Stage, section: BaseModel) -> str:
         inputs = {need: _digest_of(self.records[need]) for need in stage.needs}
-        return stage_key(
-            name=stage.name,
-            config=section.model_dump(mode="json"),
-            inputs=inputs,
-            code=code_digest(stage.module, stage.files),
-            libraries=library_versions(stage.libraries),
-            outside=stage.outside(section),
-        )
+        try:
+            return stage_key(
+                name=stage.name,
+                config=section.model_dump(mode="json"),
+                inputs=inputs,
+                code=code_digest(stage.module, stage.files, self.root),
+                libraries=library_versions(stage.libraries),
+                outside=stage.outside(section),
+            )
+        except BaseException as error:
+            # What a stage reads outside the run folder may be missing: to people that is the stage's failure.
+            self._note_failure(stage.name, "", 0.0, error)
+            raise
 
     def _run(self, stage: Stage, section: BaseModel, key: str) -> StageRecord:
         self.space.event(event="run", stage=stage.name, key=key)

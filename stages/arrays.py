@@ -10,12 +10,14 @@ from stages.spec import DataResult, Split
 
 def load_frames(data: DataResult, split: Split) -> NDArray[np.uint8]:
     """uint8 NHWC frames at network size, C = 1 (gray) or 3 (BGR), memory-mapped read-only."""
-    return np.load(data.folder / f"{split}.frames.npy", mmap_mode="r", allow_pickle=False)
+    frames: NDArray[np.uint8] = np.load(data.folder / f"{split}.frames.npy", mmap_mode="r", allow_pickle=False)
+    return frames
 
 
 def load_truth(data: DataResult, split: Split) -> NDArray[np.int64]:
     """The truth of a split, in the order of its frames; for classify int64 class ids (N,)."""
-    return np.load(data.folder / f"{split}.truth.npy", allow_pickle=False)
+    truth: NDArray[np.int64] = np.load(data.folder / f"{split}.truth.npy", allow_pickle=False)
+    return truth
 
 
 def to_bgr(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Every stage's Config and Result: what goes in, what comes out. pydantic and stdlib only, so `pipeline` starts fast.
 
-A Config is one TOML section; a field's docstring is its help text. A Result is what later stages and the report get; its
-paths are relative to `folder`, which the run engine sets (it is never saved).
+A Config is one TOML section; a field's docstring is its help text. A Result is what later stages and the report get;
+its paths are relative to `folder`, which the run engine sets (it is never saved).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class DataConfig(BaseModel):
     root: str = ""
     """Where the standard sets live; empty: the environment variable PIPELINE_DATA, else a user cache."""
     test_set: str = "own"
-    """Whose test split is reported: `own`, the name of another set, or `auto`: the full set if it is in `root`, else own."""
+    """Whose test split is reported: `own`, another set's name, or `auto`: the full set if it is in `root`, else own."""
     size_wh: tuple[Positive, Positive] = (28, 28)
     resize: Resize = Resize()
     colour: Literal["gray", "rgb"] = "gray"
@@ -86,7 +86,7 @@ class DataConfig(BaseModel):
 
 
 class DataResult(BaseModel):
-    """Decoded once, at network size: `<split>.frames.npy` (uint8 NHWC, C = 1 gray or 3 BGR) and the truth beside it.
+    """Decoded once, at network size: `<split>.frames.npy` (uint8 NHWC; C = 1 gray, 3 BGR) and the truth beside it.
 
     For classify the truth is `<split>.truth.npy`, int64 class ids. `items.json` lists id and content hash of every item.
     """
@@ -362,7 +362,8 @@ class BundleConfig(BaseModel):
     eval_images: Positive = 1000
     """Size of the labelled sample, stratified, from test."""
     decode: dict[str, Any] = {}
-    """The task's decode parameters; for classify `roi`: side of the square read from a live frame, share of its short side."""
+    """The task's decode parameters; for classify `roi`: side of the square read from a live frame, as a share of its
+    short side."""
     licence: str = "unstated"
     data_licence: str = "unstated"
 

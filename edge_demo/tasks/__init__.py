@@ -19,7 +19,7 @@ Raw = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One row of functions. `result` is the task's own frozen dataclass; `truth` what its `truth.json` holds per item."""
+    """One row of functions. A result is the task's own frozen dataclass, a truth what `truth.json` holds per item."""
 
     outputs: tuple[str, ...]
     """Names of the graph outputs `decode` needs."""
@@ -34,7 +34,7 @@ class Task:
     score: Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]
     """(results, truths) -> metrics."""
     correct: Callable[[Sequence[Any], Sequence[Any]], NDArray[Any]]
-    """(results, truths) -> float64 per item, whose mean is the leading metric where it is a mean; else per-item quality."""
+    """(results, truths) -> float64 per item; its mean is the leading metric where that is a mean, else a quality."""
     same: Callable[[Any, Any], bool]
     """Whether two results give the same answer (agreement of runtimes and precisions)."""
     draw: Callable[[Frame, Any, Sequence[str], Mapping[str, Any]], Frame]

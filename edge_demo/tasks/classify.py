@@ -71,7 +71,7 @@ def decode(raw: Mapping[str, NDArray[Any]], params: Mapping[str, Any]) -> list[C
 def correct(results: Sequence[Classes], truths: Sequence[int]) -> NDArray[np.float64]:
     """1.0 where the answer is the true class, else 0.0."""
     answers = np.array([result.class_id for result in results], dtype=np.int64)
-    return (answers == np.asarray(truths, dtype=np.int64)).astype(np.float64)
+    return np.equal(answers, np.asarray(truths, dtype=np.int64)).astype(np.float64)
 
 
 def score(results: Sequence[Classes], truths: Sequence[int]) -> dict[str, float]:

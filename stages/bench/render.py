@@ -38,16 +38,20 @@ def table(document: BenchDocument) -> Table:
         out.add_column(escape(column), justify="left" if column == "variant" else "right", no_wrap=True)
     size = {model.id: model.bytes for model in document.models}
     for row in document.variants:
-        out.add_row(*(escape(cell) for cell in cells(row, size[row.model])))
+        out.add_row(*(escape(cell) for cell in cells(row, size[row.model], document.aa.metric)))
     return out
 
 
-def cells(row: VariantRow, size_bytes: int) -> tuple[str, ...]:
-    """The row as text, in the order of `COLUMNS`; what was not measured is a dash, never a nicer number."""
+def cells(row: VariantRow, size_bytes: int, metric: str) -> tuple[str, ...]:
+    """The row as text, in the order of `COLUMNS`; what was not measured is a dash, never a nicer number.
+
+    `metric` is what the table's speeds are by; a row of several threads on a busy host says so when its own differs.
+    """
     if row.ratio is None or row.latency_us is None or row.cold is None:
         return (row.id, "failed", *["-"] * (len(COLUMNS) - 2))
     point, low, high = row.ratio.headline
-    speed = f"{point:.2f}x\n[{low:.2f}, {high:.2f}]\n{row.ratio.verdict}"
+    by = "" if row.ratio.metric == metric else f" {row.ratio.metric}"
+    speed = f"{point:.2f}x{by}\n[{low:.2f}, {high:.2f}]\n{row.ratio.verdict}"
     percentiles = (row.latency_us.p50, row.latency_us.p90, row.latency_us.p99)
     peak = None if row.memory is None or row.memory.vmhwm is None else row.memory.vmhwm / 1e6
     return (

@@ -33,12 +33,20 @@ class Labelled:
     parts: dict[Split, Part]
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> number of files that are no items, e.g. files that are no pictures."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to say about what it read, in sentences."""
 
 
 def content_hash(picture: Frame) -> str:
     """sha256 over size and decoded pixels. A grey picture has one hash, whether stored with one channel or three."""
-    if picture.shape[2] == 3 and (picture == picture[:, :, :1]).all():
-        picture = picture[:, :, :1]
+    picture = without_repeats(picture)
     digest = hashlib.sha256(repr(picture.shape).encode())
     digest.update(np.ascontiguousarray(picture).data)
     return digest.hexdigest()
+
+
+def without_repeats(picture: Frame) -> Frame:
+    """A grey picture stored with three equal channels as (H, W, 1); any other one as it is."""
+    if picture.shape[2] == 3 and (picture == picture[:, :, :1]).all():
+        return picture[:, :, :1]
+    return picture

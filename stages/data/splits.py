@@ -54,9 +54,11 @@ def read_and_split(config: DataConfig, chosen: Plan) -> SplitSet:
         InputError: a set is missing or damaged, the two sets' classes differ, or a split would stay empty.
     """
     own = chosen.own.read()
-    parts = dict(own.parts)
+    parts, notes = dict(own.parts), [*chosen.notes, *own.notes]
     if chosen.test is not None:
-        parts["test"] = _test_part(own, chosen.test.read(), chosen.own.name, chosen.test.name)
+        test = chosen.test.read()
+        parts["test"] = _test_part(own, test, chosen.own.name, chosen.test.name)
+        notes += test.notes
     indices = assign({split: part.truth for split, part in parts.items()}, config)
     splits = {
         split: Selection(parts[split] if split in parts else parts["train"], indices[split]) for split in PRECEDENCE
@@ -64,7 +66,7 @@ def read_and_split(config: DataConfig, chosen: Plan) -> SplitSet:
     for split, selection in splits.items():
         if len(selection.indices) == 0:
             raise InputError(f"data: no images for {split}", f"add images, or raise data.{split}_fraction")
-    return SplitSet(own.labels, splits, own.left_out, chosen.notes)
+    return SplitSet(own.labels, splits, own.left_out, tuple(notes))
 
 
 def _test_part(own: Labelled, test: Labelled, own_name: str, test_name: str) -> Part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from edge_demo.manifest import InputContract
@@ -40,8 +41,6 @@ def run(
 
 def contract_metadata(data: DataResult, train: TrainResult) -> dict[str, str]:
     """What a deployed graph says about itself: task, labels and input contract, as JSON where they are not words."""
-    import json
-
     contract = InputContract(size_wh=data.size_wh, resize=data.resize, colour=data.colour, mean=data.mean, std=data.std)
     return {
         "task": train.task,

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from edge_demo.errors import Error
+from edge_demo.errors import Error, InputError
 from edge_demo.manifest import Resize
 from pipeline import report, report_facts
 from pipeline.report_document import ReportDocument
@@ -423,8 +424,14 @@ def test_warnings_come_before_every_table(run: Run) -> None:
         train={"best_epoch": 12},
     )
     html, markdown, facts = changed.report()
-    for part in ("composed by the program", "The host was busy: trust the ratios.", "Unbalanced classes: 4,000 training items of 0, 50 of 1",
-                 "INT8 loses 5.00 points", "bench recommends openvino-int8-t1", "best epoch was the last"):  # fmt: skip
+    for part in (
+        "composed by the program",
+        "The host was busy: trust the ratios.",
+        "Unbalanced classes: 4,000 training items of 0, 50 of 1",
+        "INT8 loses 5.00 points",
+        "bench recommends openvino-int8-t1",
+        "best epoch was the last",
+    ):
         assert any(part in warning for warning in facts["warnings"]), part
     assert html.index("composed by the program") < html.index("<table")
     assert markdown.index("composed by the program") < markdown.index("|---")
@@ -556,6 +563,34 @@ def test_percent_says_100_only_for_all_and_0_only_for_none(sample: tuple[int, in
     assert (shown == 100) == (right == n)
     assert (shown == 0) == (right == 0)
     assert abs(shown - 100 * right / n) <= (0.1 if n < 1000 else 0.01)
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """As if the library were not installed."""
+    for name in [name for name in sys.modules if name.split(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+
+
+NOT_INSTALLED = r"{}, which is not installed; type: pip install 'train-to-edge\[train\]'"
+
+
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_missing_library_is_named_with_what_to_type(run: Run, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    hide(monkeypatch, library)
+    with pytest.raises(InputError, match=NOT_INSTALLED.format(library)):
+        run.report()
+
+
+def test_missing_pillow_is_named_with_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide(monkeypatch, "PIL")
+    with pytest.raises(InputError, match=NOT_INSTALLED.format("Pillow")):
+        report.png_uri(np.zeros((2, 2, 1), np.uint8))
+
+
+@pytest.mark.parametrize(("difference", "shown"), [(0.0004, "+0.04"), (-0.00001, "+0.00"), (-0.0123, "-1.23")])
+def test_points_have_a_sign_and_no_negative_zero(difference: float, shown: str) -> None:
+    assert report_facts.points(difference) == f"{shown} points"
 
 
 @given(st.text(max_size=40))

@@ -222,9 +222,9 @@ def test_where_fps_is_null_the_table_says_cpu_time(measured: tuple[BenchDocument
     row = measured[0].variants[0]
     assert row.fps
     busy = row.model_copy(update={"fps": row.fps.model_copy(update={"median": None, "uncontended_est": 1234.5})})
-    assert "~1,234\n(CPU time)" in cells(busy, 1)
+    assert "~1,234\n(CPU time)" in cells(busy, 1, "wall")
     unknown = row.model_copy(update={"fps": row.fps.model_copy(update={"median": None, "uncontended_est": None})})
-    assert cells(unknown, 1)[2] == "-"
+    assert cells(unknown, 1, "wall")[2] == "-"
 
 
 def test_the_stage_writes_bench_json_and_its_summary(

@@ -10,13 +10,14 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from onnxruntime.quantization import QuantType, quantize_static
 from sklearn.metrics import accuracy_score
 
 from edge_demo.errors import Error, InputError
 from stages import onnx_graph, quantize
 from stages.graph import Preprocess
 from stages.inference import within
-from stages.quantize import quantized_core
+from stages.quantize import census, quantized_core
 from stages.quantize.calibration import Calibration, Reader, collect
 from stages.quantize.census import fused
 from stages.quantize.comparison import decibel
@@ -76,6 +77,27 @@ def test_both_runtimes_run_every_convolution_in_int8(
         assert found.startswith(f"{convolutions} of {convolutions} convolutions INT8"), runtime
     for runtime, found in fused(small_export.folder / "model.fp32.onnx").items():
         assert found.startswith(f"0 of {convolutions} convolutions INT8"), runtime
+
+
+@pytest.mark.parametrize(("activation", "weight", "runtime"), [("QInt8", "QInt8", 0), ("QUInt8", "QUInt8", 1)])
+def test_the_census_sees_other_types_stay_in_float(
+    activation: str,
+    weight: str,
+    runtime: int,
+    small_data: DataResult,
+    small_export: ExportResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S8S8, the library's default, is not offered because of ONNX Runtime; U8U8 because of OpenVINO."""
+    types = {"activation_type": QuantType[activation], "weight_type": QuantType[weight]}
+    monkeypatch.setattr(quantize, "quantize_static", lambda *args, **options: quantize_static(*args, **options | types))
+    model = quantized_core(QUICK, small_export.folder / "core.onnx", collect(QUICK, small_data))
+    onnx_graph.save(model, tmp_path / "core.onnx")
+    # Each runtime alone: on CPUs with AMX, OpenVINO does not even compile S8S8.
+    count = (census._onnxruntime, census._openvino)[runtime]
+    int8, total = count(tmp_path / "core.onnx")["convolution"]
+    assert int8 < total
 
 
 def test_the_numbers_are_those_of_the_saved_files(

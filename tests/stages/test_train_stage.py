@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def rows_of(result: TrainResult) -> list[dict[str, float]]:
 def scores_of(data: DataResult, result: TrainResult, split: str) -> np.ndarray:
     """Softmax of the saved weights in float32, by the path that export takes."""
     with torch.no_grad():
-        return load_trained(data, result)(torch.from_numpy(to_bgr(load_frames(data, split))))[0].numpy()
+        return load_trained(data, result)(torch.from_numpy(to_bgr(np.array(load_frames(data, split)))))[0].numpy()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def watched(small_data: DataResult, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_it_learns_and_states_the_truth(small_data: DataResult, watched: tuple[TrainResult, list[Step]]) -> None:
-    """val and train are what sklearn counts on the saved weights; chance is 10 %."""
+    """Val and train are what sklearn counts on the saved weights; chance is 10 %."""
     result, _ = watched
     assert result.val > 0.85
     for split, value in (("val", result.val), ("train", result.train)):
@@ -108,7 +109,7 @@ def test_early_stop_counts_epochs_without_a_better_value(small_data: DataResult,
     improved = [i for i, value in enumerate(values) if all(value > other for other in values[:i])]
     assert len(values) == result.epochs < 40
     assert len(values) - 1 - improved[-1] == 2
-    assert all(later - earlier <= 2 for earlier, later in zip(improved, improved[1:], strict=False))
+    assert all(later - earlier <= 2 for earlier, later in pairwise(improved))
 
 
 def test_same_seed_same_weights_and_the_callers_torch_is_left_alone(small_data: DataResult, tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_one_class_and_another_task(small_data: DataResult, tmp_path: Path) -> N
 
 def test_gpu_asked_for_and_absent(small_data: DataResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="train.accelerator: cuda was asked for"):
+    with pytest.raises(InputError, match=r"train\.accelerator: cuda was asked for"):
         train.run(settings(accelerator="cuda"), small_data, out_dir=tmp_path)
     assert device.choose_accelerator(settings(accelerator="auto")) == "cpu"
 
