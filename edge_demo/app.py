@@ -173,6 +173,7 @@ def _demo(options: DemoOptions, stop: threading.Event, parts: Parts) -> DemoSumm
         parts.say(_chosen(manifest, precision, runtime.name, threads, policy, params))
         plan = Plan(
             source=source,
+            model=f"{manifest.name} {manifest.version}",
             task_name=manifest.task,
             task=task,
             labels=manifest.labels,

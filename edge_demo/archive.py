@@ -109,6 +109,9 @@ def _zip(path: Path) -> Archive:
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a zip file, or a truncated one ({error})", REMADE) from error
     entries = archive.infolist()
+    if entries and min(entry.header_offset for entry in entries) != 0:
+        # zipfile takes the last directory it finds: in a truncated bundle that of an npz inside.
+        raise InputError(f"{path}: not a zip file, or a truncated one (its first entry is not at its start)", REMADE)
     _check_names(path, [entry.orig_filename for entry in entries])
     for entry in entries:
         _check_entry(path, entry)

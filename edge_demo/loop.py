@@ -72,13 +72,19 @@ def infer(
     stop: threading.Event,
     *,
     max_frames: int | None = None,
+    paused: threading.Event | None = None,
 ) -> None:
     """Body of the inference thread: take, predict, publish; until the frames end, `max_frames` or `stop`.
+
+    While `paused` is set nothing is taken: a live source goes on dropping frames, a file waits.
 
     One request in flight: two raise the rate by a third and double the delay (measured), wrong for a live picture.
     """
     last_id, processed = -1, 0
     while not stop.is_set() and processed != max_frames:
+        if paused is not None and paused.is_set():
+            stop.wait(0.05)
+            continue
         item = frames.get(0.1)
         if item is None:
             if frames.ended:

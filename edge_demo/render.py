@@ -84,6 +84,21 @@ def compose(annotated: Frame, overlay: Overlay) -> Frame:
     return np.vstack([picture, strip])
 
 
+def banner(frame: Frame, text: str) -> Frame:
+    """The BGR frame with a warning across its upper edge (a new frame), or the frame itself without one."""
+    if not text:
+        return frame
+    cv2 = load_cv2()
+    width = frame.shape[1]
+    scale = _fitting(cv2, [text], min(max(width / 640, READABLE_SCALE), 2.5), width)
+    out = frame.copy()
+    out[: round(44 * scale)] = STRIP
+    cv2.putText(
+        out, text, (round(0.03 * width), round(31 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, AMBER, 1, cv2.LINE_AA
+    )
+    return out
+
+
 def _fitting(cv2: Any, texts: Sequence[str], size: float, width: int) -> float:
     """The font scale, `size` at most, at which every text fits into 94 % of the width."""
     widest: int = max(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0] for text in texts)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from edge_demo.capture import Item, Status, Timing, capture
 from edge_demo.channel import Channel
 from edge_demo.events import ErrorEvent, Event, ResultEvent, StageMs, State, StateEvent, StatsEvent, to_line
+from edge_demo.figures import STAGES, Figures, stage_ms
 from edge_demo.image import Frame
+from edge_demo.live import Controls, Listener, Live, why_unhealthy
 from edge_demo.loop import Predict, Processed, infer
-from edge_demo.render import Overlay, answer, compose
+from edge_demo.render import Overlay, answer, banner, compose, enlarge
 from edge_demo.sinks import JsonLines
 from edge_demo.sources import Source
-from edge_demo.stats import Rate, WholeRun
 from edge_demo.tasks import Task
 from edge_demo.view import Screen, View
 
 Policy = Literal["latest", "every"]
 QUEUE = 4  # frames decoded ahead where every frame counts
-RATE_FROM = 10  # frames
-STAGES = ("capture", "pre", "infer", "post")
 TROUBLE = ("CONNECTING", "STALE", "LOST", "BACKOFF")
 
 
@@ -33,10 +32,13 @@ class Plan:
     """What one run does, all choices made."""
 
     source: Source
+    model: str
+    """Name and version of the bundle."""
     task_name: str
     task: Task
     labels: Sequence[str]
-    params: Mapping[str, Any]
+    params: dict[str, Any]
+    """Decode parameters; `predict` reads them at each frame."""
     predict: Predict
     policy: Policy
     paced: bool
@@ -47,35 +49,6 @@ class Plan:
     max_frames: int | None
     read_timeout_s: float
     timing: Timing
-
-
-@dataclass(slots=True)
-class Figures:
-    """What is counted over a run."""
-
-    processed: int = 0
-    first_s: float = 0.0
-    last_s: float = 0.0
-    rate: Rate = field(default_factory=Rate)
-    ages: WholeRun = field(default_factory=WholeRun)
-    stages: dict[str, WholeRun] = field(default_factory=lambda: {name: WholeRun() for name in STAGES})
-
-    def add(self, processed: Processed, now_s: float) -> None:
-        """Count one processed frame."""
-        self.first_s = self.first_s if self.processed else now_s
-        self.last_s = now_s
-        self.processed += 1
-        self.rate.tick(now_s)
-        self.ages.add(processed.age_ms)
-        prediction = processed.prediction
-        values = (processed.item.captured.capture_ms, prediction.pre_ms, prediction.infer_ms, prediction.post_ms)
-        for name, value in zip(STAGES, values, strict=True):
-            self.stages[name].add(value)
-
-    def fps(self) -> float | None:
-        """Processed frames per second from the first result to the last; None below ten: the start would dominate."""
-        span_s = self.last_s - self.first_s
-        return (self.processed - 1) / span_s if self.processed >= RATE_FROM and span_s > 0 else None
 
 
 class Session:
@@ -95,15 +68,20 @@ class Session:
         self.shown: Channel[Processed] = Channel(1, newest_wins=True)
         self.status = Status(self._changed, plan.timing)
         self.figures = Figures()
+        self.controls = Controls(
+            plan.params, plan.task.adjustable, lambda params: plan.task.check_params(params, plan.labels)
+        )
+        self.listeners: list[Listener] = []
+        """Told of every event; complete before `run`."""
         self.failure: Exception | None = None
         self._spoken: State = "LIVE"
         self._seq = 0
+        self._start_s = time.monotonic()
         self._telling = threading.Lock()
-        self._counting = threading.Lock()
 
     def run(self, screen: Screen | None) -> StatsEvent:
         """Run to the end from the main thread; raises what made a thread fail."""
-        start_s = time.monotonic()
+        start_s = self._start_s = time.monotonic()
         plan = self.plan
         threads = [
             self._thread(
@@ -112,7 +90,14 @@ class Session:
             ),
             self._thread(
                 "infer",
-                lambda: infer(self.frames, plan.predict, self._processed, self.stop, max_frames=plan.max_frames),
+                lambda: infer(
+                    self.frames,
+                    plan.predict,
+                    self._processed,
+                    self.stop,
+                    max_frames=plan.max_frames,
+                    paused=self.controls.paused,
+                ),
             ),
         ]
         try:
@@ -159,7 +144,7 @@ class Session:
                 self.status.check_stale(now_s)
             if self.plan.duration_s is not None and now_s - start_s >= self.plan.duration_s:
                 return "duration reached"
-            if view and not view.refresh(now_s, troubled=self._troubled()):
+            if view and not view.refresh(now_s, troubled=self.troubled()):
                 return "window closed"
             if not worker.is_alive() and not (view and self.plan.source.kind == "images"):
                 return self._why_finished()
@@ -185,14 +170,12 @@ class Session:
 
     def _processed(self, processed: Processed) -> None:
         """Called by the inference thread for each frame."""
-        with self._counting:
-            self.figures.add(processed, time.monotonic())
+        self.figures.add(processed, time.monotonic())
         self.shown.put(processed)
-        if self.sink:
-            self._tell(lambda seq, now: self._result(processed, seq))
+        self._tell(lambda seq, now: self._result(processed, seq), processed)
 
     def _result(self, processed: Processed, seq: int) -> ResultEvent:
-        captured, prediction = processed.item.captured, processed.prediction
+        captured = processed.item.captured
         age_now_s = (time.monotonic_ns() - captured.t_mono_ns) / 1e9
         return ResultEvent(
             seq=seq,
@@ -202,18 +185,13 @@ class Session:
             t_capture_mono_ns=captured.t_mono_ns,
             t_wall=_wall(time.time() - age_now_s),
             age_ms=round(processed.age_ms, 3),
-            stage_ms=StageMs(
-                capture=round(captured.capture_ms, 3),
-                pre=round(prediction.pre_ms, 3),
-                infer=round(prediction.infer_ms, 3),
-                post=round(prediction.post_ms, 3),
-            ),
+            stage_ms=StageMs(**{name: round(value, 3) for name, value in stage_ms(processed).items()}),
             dropped_since_last=processed.dropped,
             task=self.plan.task_name,
             width=captured.frame.shape[1],
             height=captured.frame.shape[0],
             truth=captured.truth,
-            result=self.plan.task.to_json(prediction.result, self.plan.labels),
+            result=self.plan.task.to_json(processed.prediction.result, self.plan.labels),
         )
 
     def _changed(self, state: State, reason: str) -> None:
@@ -224,20 +202,24 @@ class Session:
             self._spoken = state
             self.say(f"source {source.name}: {state}" + (f" ({reason})" if reason else ""))
 
-    def _tell(self, make: Callable[[int, str], Event]) -> None:
-        if self.sink is None:
+    def _tell(self, make: Callable[[int, str], Event], processed: Processed | None = None) -> None:
+        if self.sink is None and not self.listeners:
             return
         with self._telling:  # the order of the lines is the order of `seq`
-            line = to_line(make(self._seq, _wall(time.time())))
+            event = make(self._seq, _wall(time.time()))
+            line = to_line(event)
             self._seq += 1
-            self.sink.put(line)
+            for listener in self.listeners:
+                listener.heard(event, line, processed)
+            if self.sink:
+                self.sink.put(line)
 
     def _put(self, stats: StatsEvent) -> None:
         self._tell(lambda seq, now: stats.model_copy(update={"seq": seq}))
 
     def _stats(self, ended: str, seconds: float) -> StatsEvent:
         figures, status = self.figures, self.status
-        with self._counting:
+        with figures.lock:
             p50 = {name: figures.stages[name].percentile(50) for name in STAGES}
             return StatsEvent(
                 seq=0,
@@ -255,9 +237,7 @@ class Session:
                 age_p50_ms=_rounded(figures.ages.percentile(50)),
                 age_p95_ms=_rounded(figures.ages.percentile(95)),
                 age_p99_ms=_rounded(figures.ages.percentile(99)),
-                stage_p50_ms=StageMs.model_validate({k: _rounded(v) for k, v in p50.items()})
-                if figures.processed
-                else None,
+                stage_p50_ms=_stages(p50),
                 runtime=self.plan.runtime,
                 precision=self.plan.precision,
                 threads=self.plan.threads,
@@ -265,24 +245,98 @@ class Session:
                 ended=ended,
             )
 
+    def live(self) -> Live:
+        """What the demo is doing now."""
+        plan, status, figures, controls = self.plan, self.status, self.figures, self.controls
+        now_s = time.monotonic()
+        with figures.lock:
+            newest, processed, interval_s = figures.newest, figures.processed, figures.interval_s()
+            fps = figures.rate.per_s(now_s)
+            ages = [figures.recent_ages.percentile(q, now_s) for q in (50, 95)]
+            p50 = {name: figures.recent_stages[name].percentile(50, now_s) for name in STAGES}
+        silent_s = None if newest is None else max(0.0, now_s - newest.item.captured.t_mono_ns / 1e9)
+        state, reason = status.state, status.reason
+        return Live(
+            model=plan.model,
+            task=plan.task_name,
+            source=plan.source.name,
+            granted=status.granted,
+            runtime=plan.runtime,
+            precision=plan.precision,
+            threads=plan.threads,
+            policy=plan.policy,
+            seconds=round(now_s - self._start_s, 3),
+            state=state,
+            reason=reason,
+            unhealthy=why_unhealthy(
+                state=state,
+                reason=reason,
+                paused=controls.paused.is_set(),
+                silent_s=silent_s,
+                interval_s=interval_s,
+                stale_s=plan.timing.stale_s,
+            ),
+            last_frame_s=_rounded(silent_s),
+            captured=status.captured,
+            processed=processed,
+            dropped=self.frames.dropped,
+            stalls=status.stalls,
+            reconnects=status.reconnects,
+            capture_fps=_rounded(status.fps(now_s)),
+            fps=_rounded(fps),
+            age_p50_ms=_rounded(ages[0]),
+            age_p95_ms=_rounded(ages[1]),
+            stage_p50_ms=_stages(p50),
+            frame_id=newest.item.frame_id if newest else None,
+            answer=self._answer(newest) if newest else "",
+            result=plan.task.to_json(newest.prediction.result, plan.labels) if newest else None,
+            paused=controls.paused.is_set(),
+            overlay=controls.overlay,
+            params={name: controls.params[name] for name in controls.adjustable},
+            recording=controls.recorder.now() if controls.recorder else None,
+        )
+
+    def newest(self) -> Processed | None:
+        """The last processed frame."""
+        return self.figures.newest
+
+    def picture(self, processed: Processed, *, overlay: bool) -> Frame:
+        """The BGR frame as a viewer elsewhere sees it: drawn on or bare, with a banner when its source is in trouble."""
+        plan, captured = self.plan, processed.item.captured
+        drawn = captured.frame
+        if overlay:
+            drawn = plan.task.draw(captured.frame, processed.prediction.result, plan.labels, plan.params)
+        return banner(enlarge(drawn), self._warning(time.monotonic()))
+
     def _paint(self, processed: Processed, age_ms: float | None, now_s: float) -> Frame:
-        """The picture a viewer sees of a processed frame, with the strip as it is now."""
+        """The picture in the window, with the strip as it is now."""
         plan, status, result = self.plan, self.status, processed.prediction.result
-        with self._counting:
+        with self.figures.lock:
             fps = self.figures.rate.per_s(now_s)
-        warning = f"{status.state}: last frame {status.silent_s(now_s):.0f} s ago" if self._troubled() else ""
         overlay = Overlay(
-            answer=answer(plan.task.to_json(result, plan.labels)),
+            answer=self._answer(processed),
             capture_fps=status.fps(now_s),
             fps=fps,
             age_ms=age_ms,
             engine=f"{plan.runtime} {plan.precision}",
-            warning=warning,
+            warning=self._warning(now_s),
         )
         return compose(plan.task.draw(processed.item.captured.frame, result, plan.labels, plan.params), overlay)
 
-    def _troubled(self) -> bool:
+    def _answer(self, processed: Processed) -> str:
+        return answer(self.plan.task.to_json(processed.prediction.result, self.plan.labels))
+
+    def _warning(self, now_s: float) -> str:
+        return f"{self.status.state}: last frame {self.status.silent_s(now_s):.0f} s ago" if self.troubled() else ""
+
+    def troubled(self) -> bool:
+        """Whether the source gives no fresh frames."""
         return self.plan.source.live and self.status.state in TROUBLE
+
+
+def _stages(p50: dict[str, float | None]) -> StageMs | None:
+    values = {name: round(value, 3) for name, value in p50.items() if value is not None}
+    return StageMs(**values) if len(values) == len(STAGES) else None
 
 
 def _wall(seconds: float) -> str:

@@ -16,6 +16,8 @@ import hashlib
 import io
 import json
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -123,7 +125,7 @@ def golden_outputs(bundle: Bundle, precision: str) -> dict[str, NDArray[Any]]:
     try:
         with np.load(io.BytesIO(bundle.read(name)), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (ValueError, OSError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, KeyError, EOFError) as error:
         raise InputError(f"{bundle.path}: {name}: not an npz of arrays ({error})", REMADE) from error
     outputs = {output.name for output in bundle.manifest.variant(precision).outputs}
     if set(arrays) != outputs:
@@ -232,14 +234,17 @@ def outside(got: Arrays, want: Arrays, variant: Variant, runtime: str) -> str:
 
 def first_difference(got: Any, want: Any, where: str = "result") -> str:
     """The first place where two JSON values differ, in words; empty when none. Floats may differ by rounding."""
-    if isinstance(got, float) and isinstance(want, int | float) and not isinstance(want, bool):
-        return "" if abs(got - want) <= JSON_ATOL else f"{where} is {got!r}, expected {want!r}"
+    told = f"{where} is {got!r}, expected {want!r}"
+    if isinstance(got, bool) != isinstance(want, bool):
+        return told
+    if isinstance(got, float) and isinstance(want, int | float):
+        return "" if abs(got - want) <= JSON_ATOL else told
     if isinstance(got, dict) and isinstance(want, dict) and set(got) == set(want):
         pairs: list[tuple[str, Any, Any]] = [(f"{where}.{key}", got[key], want[key]) for key in got]
     elif isinstance(got, list) and isinstance(want, list) and len(got) == len(want):
         pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(got, want, strict=True))]
     else:
-        return "" if got == want else f"{where} is {json.dumps(got)}, expected {json.dumps(want)}"
+        return "" if got == want else told
     for place, ours, expected in pairs:
         if difference := first_difference(ours, expected, place):
             return difference

@@ -29,6 +29,7 @@ data_app = typer.Typer(help="Look at data sets before training on them.", no_arg
 app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+RUN_COMMANDS = ("all", "train", "export", "quantize", "bundle", "report")
 
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run's config.", show_default=False)
@@ -193,7 +194,7 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Measure FPS, latency, memory and accuracy of every variant on this machine."""
-    from pipeline.bundles import bench_config
+    from pipeline.bundles import bench_config, bundle_of
     from pipeline.console import say, show, steps
     from stages.bench import bench_target, table, to_json
     from stages.bench.render import notes
@@ -201,7 +202,7 @@ def bench(
     config = bench_config(runtime, precision, threads, preset)
     to_stdout = json_file == Path("-")
     with steps("bench") as on_step:
-        document = bench_target(target, config, json_file=None if to_stdout else json_file, on_step=on_step)
+        document = bench_target(bundle_of(target), config, json_file=None if to_stdout else json_file, on_step=on_step)
     if not to_stdout:
         show(table(document), stdout=True)
         return
@@ -404,9 +405,11 @@ def main() -> NoReturn:
 def call(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; an error becomes one line on stderr."""
     try:
-        return int(app(args=list(arguments), prog_name="pipeline", standalone_mode=False) or 0)
+        code = int(app(args=list(arguments), prog_name="pipeline", standalone_mode=False) or 0)
+        # Newer versions of typer turn Ctrl-C into this code themselves, older ones into Abort.
+        return _interrupted(arguments) if code == INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command goes on where it stopped", INTERRUPTED, arguments)
+        return _interrupted(arguments)
     except USAGE_ERROR as error:
         where = error.ctx.command_path if getattr(error, "ctx", None) else "pipeline"
         text = error.format_message().replace("\n", " ").rstrip(".")
@@ -424,6 +427,11 @@ def call(arguments: Sequence[str]) -> int:
 
 # click's base of all usage errors, wherever this version of typer has its click.
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    resumes = bool(arguments) and arguments[0] in RUN_COMMANDS
+    return _fail("interrupted" + "; the same command goes on there" * resumes, INTERRUPTED, arguments)
 
 
 def _fail(line: str, code: int, arguments: Sequence[str]) -> int:

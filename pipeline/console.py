@@ -114,12 +114,13 @@ def _plain() -> ShowStep:
     last: dict[str, float] = {}
 
     def show_step(stage: str, step: Step | None) -> None:
+        now = time.monotonic()
         if step is None:
             last.pop(stage, None)
         elif step.note:
             say(f"{stage:<9} {step.note}")
-        elif step.total and time.monotonic() - last.setdefault(stage, time.monotonic()) >= PLAIN_EVERY_S:
-            last[stage] = time.monotonic()
+        elif step.total and now - last.setdefault(stage, now) >= PLAIN_EVERY_S:
+            last[stage] = now
             say(f"{stage:<9} {step.what} {step.done}/{step.total}  {values(step.values)}".rstrip())
 
     return show_step

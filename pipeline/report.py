@@ -20,6 +20,8 @@ from edge_demo.errors import Error, missing_extra
 from pipeline import report_charts as charts
 from pipeline import report_facts as facts
 from pipeline.report_document import ReportDocument
+from pipeline.report_format import percent, points, runtime_name, sentence, span, times
+from pipeline.report_verdict import fit_sentences, make_verdict, make_warnings
 from stages.arrays import load_frames
 from stages.spec import (
     BenchResult,
@@ -106,13 +108,13 @@ def build(
     bench_document = facts.read_bench(bench)
     gates = facts.all_gates(train, export, quantize, evaluate, bench)
     details = facts.bench_details(bench_document)
-    verdict = facts.make_verdict(evaluate, bench, details, gates)
+    verdict = make_verdict(evaluate, bench, details, gates)
     return ReportDocument(
         title=config.title or f"{bundle.name}: {train.task} on {data.name}",
         verdict=verdict,
-        warnings=facts.make_warnings(data, train, quantize, evaluate, bench, bench_document.warnings),
+        warnings=make_warnings(data, train, quantize, evaluate, bench, bench_document.warnings),
         gates=gates,
-        fit=facts.fit_sentences(data, train, verdict),
+        fit=fit_sentences(data, train, verdict),
         data=data,
         train=train,
         export=export,
@@ -150,7 +152,7 @@ def draw_charts(document: ReportDocument) -> dict[str, str]:
             name=row.id,
             runtime=row.runtime,
             precision=row.precision,
-            label=f"{facts.runtime_name(row.runtime)} {row.precision.upper()}",
+            label=f"{runtime_name(row.runtime)} {row.precision.upper()}",
             recommended=row.id == bench.recommended,
         )
         for row in bench.rows
@@ -250,13 +252,13 @@ def _templates() -> tuple[Any, Any]:
 
 def _add_filters(environment: Environment) -> None:
     filters: dict[str, Callable[..., str]] = {
-        "percent": facts.percent,
-        "points": facts.points,
-        "times": facts.times,
-        "span": facts.span,
-        "runtime": facts.runtime_name,
+        "percent": percent,
+        "points": points,
+        "times": times,
+        "span": span,
+        "runtime": runtime_name,
         "typeset": typeset,
-        "sentence": facts.sentence,
+        "sentence": sentence,
         "count": lambda value: f"{value:,}",
         "number": lambda value, digits: f"{value:,.{digits}f}",
         "significant": lambda value: f"{value:.2g}",

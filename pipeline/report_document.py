@@ -26,6 +26,8 @@ class Verdict(BaseModel):
     model_config = FROZEN
     passed: bool
     """Every gate of the run was met."""
+    headline: Literal["Ready to ship", "Not ready to ship", "No gate missed"]
+    """The last: nobody said which test accuracy is enough, so nothing calls it ready."""
     ships: Literal["fp32", "int8"]
     sentence: str
     metric: str

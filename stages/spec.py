@@ -66,7 +66,7 @@ class DataConfig(BaseModel):
 
     model_config = STRICT
     name: str = "mnist-5k"
-    """`mnist-5k` (embedded), `mnist`, `fashion-mnist`, or `folder` (one sub-folder per class, see `path`)."""
+    """`mnist-5k` (embedded), `mnist`, `fashion-mnist`, `cifar10`, or `folder` (sub-folder = class, see `path`)."""
     path: str = ""
     """The folder of your own data; only with `name = "folder"`."""
     root: str = ""

@@ -41,6 +41,8 @@ class Task:
     """(frame BGR uint8 HWC, result, labels, parameters) -> a new annotated frame."""
     to_json: Callable[[Any, Sequence[str]], dict[str, Any]]
     """(result, labels) -> plain JSON values, rounded to 6 digits."""
+    adjustable: tuple[str, ...] = ()
+    """Numeric decode parameters in [0, 1] that a viewer may change while the demo runs (thresholds)."""
 
 
 TASKS: dict[str, Task] = {

@@ -27,6 +27,8 @@ MIN_CLEAN_SLICES = 5
 # Source: the project's own repeated runs on a shared virtual machine, rounded up.
 FLOOR: dict[Status, float] = {"clean": 0.01, "noisy": 0.03, "contended": 0.05}
 
+SAME_WITHIN = 0.10  # a run too noisy to tell 10 % apart does not call anything the same
+
 RESAMPLES = 2000
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
 
@@ -89,14 +91,15 @@ def verdict(ratio: Estimate, floor: float) -> Verdict:
     """What a speed ratio (> 1 is faster) allows to say.
 
     `faster` and `slower` need an interval without 1 *and* an effect beyond the noise floor; `same` an effect within
-    the floor and an interval within twice the floor; anything else is `inconclusive`.
+    the floor and an interval within twice the floor and within `SAME_WITHIN`; anything else is `inconclusive`.
     """
     point, low, high = ratio
     if low > 1.0 and point > 1.0 + floor:
         return "faster"
     if high < 1.0 and point < 1.0 - floor:
         return "slower"
-    narrow = low >= 1.0 - 2.0 * floor and high <= 1.0 + 2.0 * floor
+    reach = min(2.0 * floor, SAME_WITHIN)
+    narrow = low >= 1.0 - reach and high <= 1.0 + reach
     return "same" if abs(point - 1.0) <= floor and narrow else "inconclusive"
 
 

@@ -2,116 +2,101 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from edge_demo.errors import InputError
-from stages.data.labelled import content_hash
+from stages.data.check_report import CheckReport, Finding, Sizes, SplitCheck, findings
+from stages.data.drift import Looks, drifts
+from stages.data.labelled import content_hash, without_repeats
 from stages.data.sets import plan
-from stages.data.splits import PRECEDENCE, read_and_split, walk
-from stages.spec import RESULT, DataConfig, OnStep, Split, ignore
+from stages.data.splits import PRECEDENCE, SplitSet, read_and_split, walk
+from stages.spec import DataConfig, OnStep, Split, ignore
+
+__all__ = ["CheckReport", "Finding", "check"]
 
 LISTED = 20  # examples of each kind of trouble kept in the report
 
-
-class Sizes(BaseModel):
-    """Smallest, median and largest of one side, in pixels."""
-
-    model_config = RESULT
-    smallest: int
-    median: float
-    largest: int
+Places = dict[Split, list[tuple[str, int]]]
+"""Split -> (id, class id) of every item that is one and the same picture."""
 
 
-class SplitCheck(BaseModel):
-    """One split as `run` would make it, before duplicates are dropped."""
+@dataclass(slots=True)
+class Seen:
+    """What one pass over every picture collects."""
 
-    model_config = RESULT
-    items: int
-    class_counts: dict[str, int]
-    imbalance: float | None
-    """Images of the largest class per image of the smallest; null where a class has none."""
-    duplicates: int
-    """Readable pictures that appeared before in the same split."""
-
-
-class CheckReport(BaseModel):
-    """What `pipeline data check` found."""
-
-    model_config = RESULT
-    name: str
-    labels: tuple[str, ...]
-    splits: dict[str, SplitCheck]
-    shared: dict[str, int]
-    """Pair of splits -> different pictures in both; the stage drops them from the one named last."""
-    conflicts: int
-    """Different pictures that appear under more than one class."""
-    conflict_examples: tuple[tuple[str, ...], ...]
-    unreadable: int
-    unreadable_files: tuple[str, ...]
-    """The error of each, the first ones."""
-    left_out: dict[str, int]
-    width: Sizes | None
-    height: Sizes | None
-    gray: int
-    """Readable pictures whose three channels are equal."""
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return self.model_dump(mode="json")
+    unreadable: list[str] = field(default_factory=list)
+    sizes_wh: Counter[tuple[int, int]] = field(default_factory=Counter)
+    gray: int = 0
+    looks: dict[Split, Looks] = field(default_factory=lambda: {split: Looks() for split in PRECEDENCE})
+    pictures: dict[str, Places] = field(default_factory=dict)
+    """Content hash -> where that picture appears."""
 
 
 def check(config: DataConfig, on_step: OnStep = ignore) -> CheckReport:
     """Decodes every item once and reports; writes nothing.
+
+    Duplicates are pictures with the same decoded pixels. Near-duplicates (another crop, another compression) are not
+    looked for.
 
     Raises:
         InputError: the set is missing, or so broken that it has no classes or no items to look at. Single unreadable
             pictures are listed instead.
     """
     data = read_and_split(config, plan(config))
-    unreadable: list[str] = []
-    shapes: list[tuple[int, int]] = []
-    gray = 0
-    seen: dict[str, dict[Split, list[tuple[str, int]]]] = defaultdict(lambda: defaultdict(list))
-    for split in PRECEDENCE:
-        part = data.splits[split].part
-        for index in walk(split, data.splits[split], on_step):
-            try:
-                picture = part.picture(index)
-            except InputError as error:
-                unreadable.append(error.message)
-                continue
-            shapes.append((picture.shape[1], picture.shape[0]))
-            gray += bool((picture == picture[:, :, :1]).all())
-            seen[content_hash(picture)][split].append((part.ids[index], int(part.truth[index])))
-    width, height = (_sizes([shape[side] for shape in shapes]) for side in (0, 1))
-    conflicts = [tuple(ids) for ids in map(_conflicting, seen.values()) if ids]
-    return CheckReport(
+    seen = _look(data, on_step)
+    conflicts = [tuple(ids) for ids in map(_conflicting, seen.pictures.values()) if ids]
+    widths, heights = ({side: [size[side] for size in seen.sizes_wh.elements()] for side in (0, 1)}).values()
+    readable = seen.sizes_wh.total()
+    report = CheckReport(
         name=config.name,
         labels=data.labels,
         splits={
             split: _split_check(
                 data.labels,
                 selection.part.truth[selection.indices],
-                sum(max(0, len(items[split]) - 1) for items in seen.values() if split in items),
+                sum(max(0, len(places.get(split, ())) - 1) for places in seen.pictures.values()),
             )
             for split, selection in data.splits.items()
         },
-        shared=_shared(list(seen.values())),
+        shared=_shared(list(seen.pictures.values())),
         conflicts=len(conflicts),
         conflict_examples=tuple(conflicts[:LISTED]),
-        unreadable=len(unreadable),
-        unreadable_files=tuple(unreadable[:LISTED]),
+        unreadable=len(seen.unreadable),
+        unreadable_files=tuple(seen.unreadable[:LISTED]),
         left_out=data.left_out,
-        width=width,
-        height=height,
-        gray=gray,
+        width=_sizes(widths),
+        height=_sizes(heights),
+        sizes=len(seen.sizes_wh),
+        commonest_size=max(seen.sizes_wh.values()) / readable if readable else None,
+        gray=seen.gray,
+        readable=readable,
+        drift=drifts(seen.looks),
+        findings=(),
         notes=data.notes,
     )
+    return report.model_copy(update={"findings": tuple(findings(report))})
+
+
+def _look(data: SplitSet, on_step: OnStep) -> Seen:
+    seen = Seen()
+    for split in PRECEDENCE:
+        part = data.splits[split].part
+        for index in walk(split, data.splits[split], on_step):
+            try:
+                picture = without_repeats(part.picture(index))
+            except InputError as error:
+                seen.unreadable.append(error.message)
+                continue
+            seen.sizes_wh[picture.shape[1], picture.shape[0]] += 1
+            seen.gray += picture.shape[2] == 1
+            seen.looks[split].add(picture)
+            places = seen.pictures.setdefault(content_hash(picture), {})
+            places.setdefault(split, []).append((part.ids[index], int(part.truth[index])))
+    return seen
 
 
 def _split_check(labels: tuple[str, ...], truth: Any, duplicates: int) -> SplitCheck:
@@ -124,13 +109,13 @@ def _split_check(labels: tuple[str, ...], truth: Any, duplicates: int) -> SplitC
     )
 
 
-def _conflicting(items: dict[Split, list[tuple[str, int]]]) -> list[str]:
+def _conflicting(items: Places) -> list[str]:
     """The ids of one picture that appears under different classes; empty when it does not."""
     everywhere = [entry for entries in items.values() for entry in entries]
     return [item for item, _ in everywhere] if len({truth for _, truth in everywhere}) > 1 else []
 
 
-def _shared(pictures: list[dict[Split, list[tuple[str, int]]]]) -> dict[str, int]:
+def _shared(pictures: list[Places]) -> dict[str, int]:
     pairs = (("test", "val"), ("test", "train"), ("val", "train"))
     counts = {
         f"{first} and {last}": sum(first in splits and last in splits for splits in pictures) for first, last in pairs

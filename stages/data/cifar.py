@@ -264,7 +264,7 @@ def _unpacked(file: Path, wanted: Sequence[Split]) -> dict[Member, bytes]:
 
 def _class_member(name: str) -> Member | None:
     """(split, class, file name) of an archive's member; None for what lies elsewhere, or is hidden."""
-    parts = PurePosixPath(name).parts[-3:]
+    parts = name.split("/")[-3:]
     if len(parts) < 3 or parts[0] not in FULL or parts[2].startswith("."):
         return None
     return parts[0], parts[1], parts[2]

@@ -57,12 +57,12 @@ def read_pickled(data: bytes, name: str) -> tuple[Planes, NDArray[np.int64]]:
     planes = data_array.values if isinstance(data_array, _Array) else np.empty(0, np.uint8)
     if planes.shape[1:] != (PIXELS,):
         raise InputError(f"{name}: 'data' is not a uint8 array of shape (N, {PIXELS})", REPLACE)
-    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) < 2**31 for label in labels):
         raise InputError(f"{name}: 'labels' is not a list of integers", REPLACE)
     if len(labels) != len(planes) or not labels:
         raise InputError(f"{name}: {len(planes)} pictures but {len(labels)} labels", REPLACE)
     out_of_range = [label for label in labels if not 0 <= label < len(LABELS)]
-    if out_of_range:  # before numpy sees it: an integer of any size may stand in a pickle
+    if out_of_range:
         raise _no_class(out_of_range[0], labels.index(out_of_range[0]), name)
     return planes, np.array(labels, dtype=np.int64)
 
@@ -129,14 +129,18 @@ def unpickle(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    # Nothing else is spelt out: a value may be nested without end.
+    return value if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 class _RefusedError(Exception):
     """The name of the function that was refused."""
 
 
-class _Unpickler(pickle.Unpickler):
+# The module's version in Python, not the one in C: a few damaged bytes make the latter allocate gigabytes for its memo.
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return KNOWN[module, name]
@@ -147,10 +151,11 @@ class _Unpickler(pickle.Unpickler):
 class _Array:
     """What stands for a numpy array: its state is checked and read here, numpy's own `__setstate__` never sees it."""
 
+    values: NDArray[np.uint8] = np.empty(0, np.uint8)
+
     def __init__(self, kind: Any, shape: Any, letter: Any) -> None:
         if kind is not ARRAY or shape != (0,) or letter not in (b"b", "b"):
             raise _RefusedError("numpy's _reconstruct with unusual arguments")
-        self.values: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran_order, raw = state
@@ -164,16 +169,20 @@ class _ByteType:
 
     def __init__(self, letters: Any, *_: Any) -> None:
         if letters not in (b"u1", "u1"):
-            raise _RefusedError(f"numpy.dtype of {letters!r}")
+            raise _RefusedError("numpy.dtype of other values than unsigned bytes")
 
     def __setstate__(self, state: Any) -> None: ...
 
 
-def _latin1(text: Any, encoding: Any) -> bytes:
-    """`_codecs.encode` as Python 3 uses it to write bytes in the old protocols."""
-    if not isinstance(text, str) or encoding not in (b"latin1", "latin1"):
-        raise _RefusedError(f"_codecs.encode to {encoding!r}")
-    return text.encode("latin1")
+class _Latin1:
+    """`_codecs.encode` as Python 3 writes bytes in the old protocols; no function, whose parts a pickle may set."""
+
+    __slots__ = ()
+
+    def __call__(self, text: Any, encoding: Any) -> bytes:
+        if not isinstance(text, str) or encoding not in (b"latin1", "latin1"):
+            raise _RefusedError("_codecs.encode to another encoding than latin1")
+        return text.encode("latin1")
 
 
 ARRAY = object()
@@ -183,5 +192,5 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("numpy._core.multiarray", "_reconstruct"): _Array,  # written by numpy 2
     ("numpy", "ndarray"): ARRAY,
     ("numpy", "dtype"): _ByteType,
-    ("_codecs", "encode"): _latin1,
+    ("_codecs", "encode"): _Latin1(),
 }

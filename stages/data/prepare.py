@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_demo.errors import InputError
 from edge_demo.image import Frame, fit, load_cv2
-from stages.data.labelled import content_hash
+from stages.data.labelled import content_hash, without_repeats
 from stages.data.sets import plan
 from stages.data.splits import PRECEDENCE, Selection, SplitSet, read_and_split, walk
 from stages.spec import DataConfig, DataResult, OnStep, Split, Step, ignore
@@ -29,6 +31,10 @@ class Written:
     truth: list[int] = field(default_factory=list)
     levels: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 256), np.int64))
     """Histogram (C, 256) of the frames' values."""
+    sizes_wh: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Source size -> pictures."""
+    gray: int = 0
+    """Pictures without colour."""
     digest: str = ""
 
 
@@ -41,19 +47,16 @@ def run(config: DataConfig, *, out_dir: Path, on_step: OnStep = ignore) -> DataR
     Raises:
         InputError: a set is missing or damaged, a picture cannot be read, a class has no training images.
     """
-    chosen = plan(config)
-    for note in chosen.notes:
-        on_step(Step("data", note=note))
-    data = read_and_split(config, chosen)
+    data = read_and_split(config, plan(config))
+    _say(data.notes, on_step)
     seen: dict[str, Split] = {}
     dropped: Counter[str] = Counter(data.left_out)
     written: dict[Split, Written] = {}
     for split in PRECEDENCE:
         written[split] = _write_split(out_dir, split, data.splits[split], config, seen, dropped, on_step)
     counts = {split: _class_counts(written[split], len(data.labels)) for split in written}
-    notes = (*data.notes, *_gaps(counts, data))
-    for note in notes[len(data.notes) :]:
-        on_step(Step("data", note=note))
+    found = [*_mixtures(list(written.values()), config), *_gaps(counts, data)]
+    _say(found, on_step)
     _write_items(out_dir, written)
     mean, std = _statistics(written["train"].levels, config.colour)
     return DataResult(
@@ -70,7 +73,7 @@ def run(config: DataConfig, *, out_dir: Path, on_step: OnStep = ignore) -> DataR
         mean=mean,
         std=std,
         dropped=dict(dropped),
-        notes=notes,
+        notes=(*data.notes, *found),
     )
 
 
@@ -112,7 +115,7 @@ def _write_split(
     with (out_dir / f"{split}.frames.npy").open("wb") as file:
         file.write(_npy_header(total, shape))
         for index in walk(split, selection, on_step):
-            picture = selection.part.picture(index)
+            picture = without_repeats(selection.part.picture(index))
             key = content_hash(picture)
             if seen.setdefault(key, split) != split:
                 dropped[f"duplicate of {seen[key]}"] += 1
@@ -123,6 +126,8 @@ def _write_split(
             digest.update(pixels)
             for channel in range(channels):
                 written.levels[channel] += np.bincount(frame[:, :, channel].ravel(), minlength=256)
+            written.sizes_wh[picture.shape[1], picture.shape[0]] += 1
+            written.gray += picture.shape[2] == 1
             written.ids.append(selection.part.ids[index])
             written.hashes.append(key)
             written.truth.append(int(selection.part.truth[index]))
@@ -146,6 +151,33 @@ def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
 
 def _class_counts(written: Written, classes: int) -> tuple[int, ...]:
     return tuple(np.bincount(np.array(written.truth, dtype=np.int64), minlength=classes).tolist())
+
+
+def _say(notes: Sequence[str], on_step: OnStep) -> None:
+    for note in notes:
+        on_step(Step("data", note=note))
+
+
+def _mixtures(written: Sequence[Written], config: DataConfig) -> list[str]:
+    """A sentence where pictures of several kinds or sizes are brought to one, or colour is not what it seems."""
+    sentences: list[str] = []
+    total, gray = sum(len(split.ids) for split in written), sum(split.gray for split in written)
+    sees = "their luma only" if config.colour == "gray" else "three channels of each"
+    if 0 < gray < total:
+        sentences.append(f"{gray:,} of {total:,} pictures are gray, the others in colour; the network sees {sees}.")
+    elif gray == 0 and config.colour == "gray":
+        sentences.append(f"All {total:,} pictures are in colour; data.colour = 'gray' shows the network {sees}.")
+    elif gray == total and config.colour == "rgb":
+        sentences.append(f"All {total:,} pictures are gray; data.colour = 'rgb' shows the network {sees}, all alike.")
+    sizes_wh = sorted(set().union(*(split.sizes_wh for split in written)), key=math.prod)
+    if len(sizes_wh) > 1:
+        small, large = ("x".join(map(str, size_wh)) for size_wh in (sizes_wh[0], sizes_wh[-1]))
+        fitted = f"{config.resize.mode}, {config.resize.interpolation}"
+        sentences.append(
+            f"{len(sizes_wh):,} source sizes, from {small} to {large}, brought to "
+            f"{config.size_wh[0]}x{config.size_wh[1]} ({fitted})."
+        )
+    return sentences
 
 
 def _gaps(counts: dict[Split, tuple[int, ...]], data: SplitSet) -> list[str]:

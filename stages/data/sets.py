@@ -180,9 +180,9 @@ def _test_name(config: DataConfig, root: Path) -> tuple[str | None, tuple[str, .
 def fingerprint(config: DataConfig) -> str:
     """sha256 over every file the stage would read, and the name of the set that tests; where they lie does not matter.
 
-    A named set's few files enter with their bytes; your own folder, which may hold millions of pictures, and any set of
-    more than 100 files with each file's size and time of change. Touching a picture therefore prepares the folder again,
-    and only that: later stages depend on the pixels that come out.
+    A named set's few files enter with their bytes; those of your own folder, which may hold millions of pictures, and
+    of a set of more than `FEW_FILES`, with size and time of change. Touching a picture therefore prepares the folder
+    again, and only that: later stages depend on the pixels that come out.
 
     Raises:
         InputError: a set is missing, or the settings contradict each other.

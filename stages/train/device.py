@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import torch
@@ -33,7 +32,8 @@ def choose_accelerator(config: TrainConfig) -> str:
 def choose_precision(config: TrainConfig, accelerator: str) -> str:
     """`auto` is bf16-mixed where the hardware multiplies bf16, else 32-true; anything else is taken as asked.
 
-    Measured on an AMD EPYC with avx512_bf16 and without AMX, one thread: see `benchmarks`.
+    Measured on one thread of an AMD EPYC with avx512_bf16 but no AMX, CPU time of a training step of 64 digits (mean
+    of 60 steps, float32 and bf16): resnet 37 and 28 ms, convnet 33 and 13 ms. Not measured on Arm.
 
     Raises:
         InputError: 16-mixed on a CPU, which has no fp16 training.
@@ -57,8 +57,3 @@ def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
         if name.strip() in ("flags", "Features"):
             return frozenset(flags.split())
     return frozenset()
-
-
-def device_name(accelerator: str) -> str:
-    """For people: the GPU's name, or the CPU's architecture."""
-    return torch.cuda.get_device_name() if accelerator == "cuda" else platform.machine()

@@ -61,7 +61,6 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         learner = _learner(config, data, fabric)
         identity = _identity(config, data, accelerator, precision)
         progress, best, resumed = _start(out_dir, identity, learner, on_step)
-        fabric.to_device(learner.core)
         _fit(learner, train, val, progress, best, out_dir, identity, on_step)
         learner.core.load_state_dict(best)
         _, val_metric = evaluate(learner, val)

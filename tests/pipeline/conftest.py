@@ -68,7 +68,8 @@ def work(name, value, out_dir, on_step):
         return Number(value=float("nan"))
     gates = ()
     if order in ("gate", "stop"):
-        gates = (Gate(name="floor", value=0.1, limit=0.2, passed=False, stop=order == "stop", message="0.1 < 0.2, n = 9"),)
+        said = "0.1 < 0.2, n = 9"
+        gates = (Gate(name="floor", value=0.1, limit=0.2, passed=False, stop=order == "stop", message=said),)
     return Number(value=value, gates=gates)
 
 STAGES = tuple(
@@ -90,7 +91,10 @@ MODULES = {
         def run(config, data, train, *, out_dir, on_step):
             return work("export", 1000 * data.value + train.value + config.opset, out_dir, on_step)
         """,
-    "report": "def run(config, export, *, out_dir, on_step):\n    return work('report', export.value, out_dir, on_step)\n",
+    "report": """
+        def run(config, export, *, out_dir, on_step):
+            return work("report", export.value, out_dir, on_step)
+        """,
 }
 
 DRIVER = """

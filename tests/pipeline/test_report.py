@@ -23,7 +23,7 @@ from sklearn.metrics import confusion_matrix
 
 from edge_demo.errors import Error, InputError
 from edge_demo.manifest import Resize
-from pipeline import report, report_facts
+from pipeline import report, report_format
 from pipeline.report_document import ReportDocument
 from stages.spec import (
     BenchResult,
@@ -164,7 +164,7 @@ def make_run(
         for epoch in range(1, 13):
             writer.writerow([epoch, 0.01, 1.1 / epoch, 1 - 0.3 / epoch, 1.0 / epoch + 0.02, 1 - 0.25 / epoch - 0.005])
     right = int((predictions["truth"] == predictions["answer"]).sum())
-    accuracy, ci95 = right / n, report_facts.wilson(right, n)
+    accuracy, ci95 = right / n, report_format.wilson(right, n)
     rows = (
         bench_row("onnxruntime", "fp32", status="noisy"),
         bench_row("onnxruntime", "int8", ratio=(1.62, 1.55, 1.7), p50_ms=0.0441, accuracy=0.9908, size_mb=0.11),
@@ -412,7 +412,20 @@ def test_missed_gate_turns_the_verdict(run: Run) -> None:
     assert facts["verdict"]["sentence"].startswith("Not ready to ship, missed: evaluate.min_accuracy.")
     assert "Not ready to ship" in Page(html).words
     assert "**missed**" in markdown
+    assert facts["verdict"]["headline"] == "Not ready to ship"
     assert [gate["name"] for gate in facts["gates"]] == ["train.min_accuracy", "evaluate.min_accuracy"]
+
+
+def test_only_a_run_that_asked_for_an_accuracy_can_be_called_ready(run: Run) -> None:
+    html, markdown, facts = run.report()
+    assert facts["verdict"]["headline"] == "No gate missed"
+    assert "No accuracy was asked for" in facts["warnings"][0]
+    assert "Ready to ship" not in html + markdown
+    gate = Gate(name="evaluate.min_accuracy", value=0.96, limit=0.95, passed=True, stop=False, message="Enough.")
+    _, markdown, facts = run.but(evaluate={"gates": (gate,)}).report()
+    assert facts["verdict"]["headline"] == "Ready to ship"
+    assert "**Ready to ship.**" in markdown
+    assert not any("asked for" in warning for warning in facts["warnings"])
 
 
 def test_warnings_come_before_every_table(run: Run) -> None:
@@ -553,13 +566,13 @@ def test_predictions_of_another_test_split_are_refused(run: Run) -> None:
 def test_wilson_against_known_values() -> None:
     """Newcombe 1998 (Statistics in Medicine 17, 857-872), table I, method 3: 81/263, 15/148, 0/20."""
     for right, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
-        assert report_facts.wilson(right, n) == pytest.approx((low, high), abs=5e-5)
+        assert report_format.wilson(right, n) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_percent_says_100_only_for_all_and_0_only_for_none(sample: tuple[int, int]) -> None:
     right, n = sample
-    shown = float(report_facts.percent(right / n, n).removesuffix(" %"))
+    shown = float(report_format.percent(right / n, n).removesuffix(" %"))
     assert (shown == 100) == (right == n)
     assert (shown == 0) == (right == 0)
     assert abs(shown - 100 * right / n) <= (0.1 if n < 1000 else 0.01)
@@ -590,7 +603,7 @@ def test_missing_pillow_is_named_with_what_to_type(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("difference", "shown"), [(0.0004, "+0.04"), (-0.00001, "+0.00"), (-0.0123, "-1.23")])
 def test_points_have_a_sign_and_no_negative_zero(difference: float, shown: str) -> None:
-    assert report_facts.points(difference) == f"{shown} points"
+    assert report_format.points(difference) == f"{shown} points"
 
 
 @given(st.text(max_size=40))

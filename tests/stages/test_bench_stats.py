@@ -104,6 +104,7 @@ def test_a_planted_change_is_found(true: float, word: str) -> None:
         ((1.00, 0.96, 1.04), 0.05, "same"),
         ((1.00, 0.50, 2.00), 0.05, "inconclusive"),
         ((1.20, 0.90, 1.50), 0.05, "inconclusive"),
+        ((0.86, 0.80, 0.94), 0.15, "inconclusive"),
     ],
 )
 def test_verdicts(ratio: Estimate, floor: float, word: str) -> None:

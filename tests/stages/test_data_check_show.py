@@ -63,12 +63,69 @@ def test_check_finds_one_of_each(troubled: DataConfig) -> None:
     assert json.loads(json.dumps(report.to_json()))["conflicts"] == 1
 
 
+def test_check_says_each_trouble_in_a_sentence(troubled: DataConfig) -> None:
+    report = check(troubled)
+    said = {(finding.what, finding.fine): finding.sentence for finding in report.findings}
+    assert "1 picture cannot be read" in said["corrupt files", False]
+    assert "broken.png" in said["corrupt files", False]
+    duplicates = [finding.sentence for finding in report.findings if finding.what == "duplicates"]
+    assert len(duplicates) == 3
+    assert duplicates[0].startswith("train: 2 pictures repeat")
+    assert {"test and val; the run drops them from val.", "test and train; the run drops them from train."} == {
+        sentence.split("in both ")[1] for sentence in duplicates[1:]
+    }
+    assert "train/dog/1.png" in said["labels", False]
+    assert "10 pictures of cat (most) against 7 of dog (least), 1.43 to 1" in said["class balance", True]
+    assert said["size", True].startswith("2 sizes in 25 pictures, 30 to 40 wide and 10 to 20 high; the commonest")
+    assert said["kinds", True] == "1 of 25 pictures are gray, the others in colour."
+    assert (report.sizes, report.readable) == (2, 25)
+    assert report.commonest_size == 14 / 25
+
+
+def test_check_says_darker_larger_and_missing(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    for index in range(12):
+        for label in ("cat", "dog"):
+            save(root / "train" / label / f"{index}.png", picture(hash_of(label, index)))
+            if (label, index) != ("dog", index):
+                save(root / "test" / label / f"{index}.png", picture(1000 + index, 40, 60) // 2)
+    for index in range(30):
+        save(root / "train" / "cat" / f"more {index}.png", picture(2000 + index))
+    save(root / "val" / "cat" / "0.png", picture(3000))
+    save(root / "val" / "cat" / "1.png", picture(3001))
+    save(root / "test" / "dog" / "0.png", picture(3002, 40, 60) // 2)
+    sentences = {finding.sentence for finding in check(folder_config(root)).findings if not finding.fine}
+    starts = (
+        "val has no pictures of dog",
+        "train: 42 pictures of cat (most) against 12 of dog (least), 3.50 to 1",
+        "Pictures of test are darker than those of train, by",
+        "Pictures of test are flatter than those of train, by",
+        "Pictures of test are larger than those of train, though neither split varies",
+    )
+    assert len(sentences) == len(starts)
+    for start in starts:
+        assert any(sentence.startswith(start) for sentence in sentences), (start, sentences)
+
+
+def folder_config(root: Path) -> DataConfig:
+    return DataConfig(name="folder", path=str(root), size_wh=(16, 16), colour="rgb")
+
+
+def hash_of(label: str, index: int) -> int:
+    return index + (100 if label == "dog" else 0)
+
+
 def test_check_of_the_embedded_digits_finds_nothing() -> None:
     report = check(DataConfig())
     assert report.unreadable == report.conflicts == 0
     assert report.shared == {}
     assert report.splits["train"].imbalance == 1.0
-    assert report.gray == 5000
+    assert report.gray == report.readable == 5000
+    assert all(finding.fine for finding in report.findings)
+    assert {finding.what for finding in report.findings} == {
+        "corrupt files", "duplicates", "labels", "class balance", "size", "brightness", "kinds",
+    }  # fmt: skip
+    assert any(finding.sentence == "train: 400 pictures of every class." for finding in report.findings)
 
 
 def test_check_of_a_missing_folder_is_refused(tmp_path: Path) -> None:

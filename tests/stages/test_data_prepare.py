@@ -223,6 +223,28 @@ def test_gray_pictures_become_bgr_for_a_colour_network() -> None:
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
+def test_mixed_kinds_and_sizes_are_counted_in_the_notes(tmp_path: Path, own: Path) -> None:
+    save(own / "cat" / "gray.png", picture(500)[:, :, :1])
+    save(own / "cat" / "large.png", picture(501, 64, 48))
+    notes: list[str] = []
+    (tmp_path / "out").mkdir()
+    result = run(
+        folder_config(own, colour="rgb"), out_dir=tmp_path / "out", on_step=lambda step: notes.append(step.note)
+    )
+    assert "1 of 42 pictures are gray, the others in colour; the network sees three channels of each." in result.notes
+    sizes = next(note for note in result.notes if "source sizes" in note)
+    assert sizes.startswith("2 source sizes, from 30x20 to 48x64, brought to ")
+    assert set(result.notes) == set(filter(None, notes))
+
+
+@pytest.mark.parametrize("colour", ["gray", "rgb"])
+def test_pictures_of_another_kind_than_the_network_sees_are_said(tmp_path: Path, own: Path, colour: str) -> None:
+    (tmp_path / "out").mkdir()
+    config = folder_config(own, colour=colour) if colour == "gray" else DataConfig(colour="rgb", limit=20)
+    said = {"gray": "All 40 pictures are in colour;", "rgb": "All 1,020 pictures are gray;"}[colour]
+    assert [note.startswith(said) for note in run(config, out_dir=tmp_path / "out").notes] == [True]
+
+
 def test_unreadable_picture_ends_the_stage_naming_it(tmp_path: Path, own: Path) -> None:
     path = own / "dog" / "07.png"
     path.write_bytes(path.read_bytes()[:-20])
