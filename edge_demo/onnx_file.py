@@ -70,6 +70,23 @@ def inspect(model: bytes | mmap) -> OnnxFile:
     return OnnxFile(inputs, outputs, opset, metadata, tuple(dict.fromkeys(external)))
 
 
+def weight_dtypes(model: bytes | mmap) -> dict[str, int]:
+    """numpy dtype name -> how many initializers have it; weights in Constant nodes are not counted.
+
+    Raises:
+        ValueError: the bytes are not an ONNX model.
+    """
+    count: dict[str, int] = {}
+    for number, graph in _fields(memoryview(model)):
+        tensors = [value for field, value in _fields(_message(graph)) if field == 5] if number == 7 else []
+        for tensor in tensors:
+            for field, code in _fields(_message(tensor)):
+                if field == 2:
+                    name = DTYPES.get(_signed(code), "other")
+                    count[name] = count.get(name, 0) + 1
+    return count
+
+
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The fields of one message: (number, value); fixed-size values are skipped."""
     at = 0

@@ -297,6 +297,7 @@ RUNTIMES: dict[str, Callable[..., Runtime]] = {"onnxruntime": OnnxRuntime, "open
 def _check_model(model: Model) -> None:
     """Refuse what is no ONNX model before a runtime sees it: OpenVINO would try every other format it knows, loudly."""
     data: bytes | mmap.mmap
+    data: bytes | mmap.mmap
     if isinstance(model, bytes):
         where, data = f"model of {len(model)} bytes", model
     else:

@@ -157,4 +157,5 @@ def check_table(report: CheckReport) -> Table:
         if sizes is not None:
             rows.append((side, f"{sizes.smallest} to {sizes.largest} px, median {sizes.median:g}"))
     rows += [("note", note) for note in report.notes]
+    rows += [("ok" if finding.fine else "look", finding.sentence) for finding in report.findings]
     return _table("", "", rows=rows)

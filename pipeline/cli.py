@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from edge_demo.errors import Error, GateError, InputError
+from pipeline.cli_data import data_app
+from pipeline.options import BundlePath, ConfigFile, Debug, Json, Preset, RunFolder, Runtimes, Sets, echo_json
 
 app = typer.Typer(
     name="pipeline",
@@ -25,22 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Look at data sets before training on them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 RUN_COMMANDS = ("all", "train", "export", "quantize", "bundle", "report")
-
-ConfigFile = Annotated[
-    Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run's config.", show_default=False)
-]
-Preset = Annotated[str | None, typer.Option(help="A config that comes with the program; default: digits.")]
-RunFolder = Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run folder; default: runs/NAME.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder, .edge file, or run folder.")]
-Runtimes = Annotated[list[str] | None, typer.Option("--runtime", help="onnxruntime or openvino; repeatable.")]
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------
@@ -263,7 +253,7 @@ def verify(bundle: BundlePath, runtime: Runtimes = None, json: Json = False, deb
 
     report = verify_bundle(bundle_of(bundle), runtime or tuple(RUNTIMES))
     if json:
-        _echo_json(report.to_json())
+        echo_json(report.to_json())
     else:
         show(verify_table(report), stdout=True)
         typer.echo(f"{'verified' if report.ok else 'REFUSED'}: {report.name} {report.version}, {report.files} files")
@@ -291,13 +281,13 @@ def info(
     if (bundle is None) == (schema is None):
         raise InputError("info needs a BUNDLE or --schema NAME", "type: pipeline info --help")
     if schema is not None:
-        _echo_json(schema_of(schema))
+        echo_json(schema_of(schema))
     elif bundle is not None:
         from edge_demo.bundle import open_bundle
 
         manifest = open_bundle(bundle_of(bundle)).manifest
         if json:
-            _echo_json(manifest.model_dump(mode="json", by_alias=True))
+            echo_json(manifest.model_dump(mode="json", by_alias=True))
         else:
             show(info_table(manifest), stdout=True)
 
@@ -310,7 +300,7 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
 
     findings = examine()
     if json:
-        _echo_json(
+        echo_json(
             {"ok": all(finding.status != "broken" for finding in findings), "findings": [f.to_json() for f in findings]}
         )
     else:
@@ -318,79 +308,6 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     broken = [finding for finding in findings if finding.status == "broken"]
     if broken:
         raise Error(f"{broken[0].name}: {broken[0].found}", broken[0].hint)
-
-
-# --- data ------------------------------------------------------------------------------------------------------------
-
-
-@data_app.command("list")
-def data_list(
-    root: Annotated[
-        str, typer.Option(help="Where standard sets live; default: PIPELINE_DATA, or the user cache.")
-    ] = "",
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """List the data sets that are known by name, and which are here."""
-    from dataclasses import asdict
-
-    from pipeline.bundles import sets_table
-    from pipeline.console import show
-    from stages.data.sets import list_sets
-
-    rows = list_sets(root)
-    if json:
-        _echo_json([asdict(row) for row in rows])
-    else:
-        show(sets_table(rows), stdout=True)
-
-
-@data_app.command("show")
-def data_show(
-    config: ConfigFile = None,
-    preset: Preset = None,
-    sets: Sets = None,
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which split.")] = "train",
-    n: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 36,
-    augmented: Annotated[bool, typer.Option("--augmented", help="With training's random changes.")] = False,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The file to write.")] = Path("data.png"),
-    debug: Debug = False,
-) -> None:
-    """Write a contact sheet of labelled pictures, as the network gets them."""
-    from pipeline.config import load_config
-    from stages.data.show import show as show_data
-
-    loaded = load_config(config, preset, sets or ())
-    augment = loaded.train.augment if augmented else None
-    count = show_data(loaded.data, out, split=split, n=n, augment=augment, task=loaded.train.task)
-    typer.echo(f"{out}: {count} pictures of {split}")
-
-
-@data_app.command("check")
-def data_check(
-    config: ConfigFile = None, preset: Preset = None, sets: Sets = None, json: Json = False, debug: Debug = False
-) -> None:
-    """Decode every picture once; report counts, balance, duplicates, unreadable files and sizes."""
-    from pipeline.bundles import check_table
-    from pipeline.config import load_config
-    from pipeline.console import show, steps
-    from stages.data.check import check
-
-    loaded = load_config(config, preset, sets or ())
-    with steps("check") as on_step:
-        found = check(loaded.data, on_step)
-    if json:
-        _echo_json(found.to_json())
-    else:
-        show(check_table(found), stdout=True)
-    if found.unreadable:
-        raise Error(f"{found.unreadable} unreadable picture(s): {found.unreadable_files[0]}", "repair or remove them")
-
-
-def _echo_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 # --- the program -----------------------------------------------------------------------------------------------------

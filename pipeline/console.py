@@ -135,7 +135,8 @@ def values(named: Mapping[str, float]) -> str:
 
 def _line(record: StageRecord) -> str:
     if record.status == "failed":
-        return f"{record.name:<9} failed after {record.seconds:.1f} s"
+        how = "interrupted" if record.error == "interrupted" else "failed"
+        return f"{record.name:<9} {how} after {record.seconds:.1f} s"
     took = "cached" if record.status == "cached" else f"{record.seconds:.1f} s"
     return f"{record.name:<9} {took:>8}  {headline(record)}".rstrip()
 

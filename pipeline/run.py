@@ -286,7 +286,7 @@ class _Loop:
         return on_step
 
     def _note_failure(self, name: str, key: str, seconds: float, error: BaseException) -> None:
-        text = str(error) or type(error).__name__
+        text = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
         record = StageRecord(name=name, key=key, status="failed", seconds=seconds, outputs={}, result=None, error=text)
         self.records[name] = record
         self.watch(Event("end", name, record=record))

@@ -22,6 +22,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Split = Literal["train", "val", "test"]
 RuntimeName = Literal["onnxruntime", "openvino"]
+Scenario = Literal["single", "throughput", "camera", "cold", "e2e", "sustain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +389,18 @@ class BenchConfig(BaseModel):
     runtimes: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
     precisions: tuple[Literal["fp32", "bf16", "f16", "int8"], ...] = ("fp32", "int8")
     threads: tuple[Positive, ...] = (1,)
+    """CPU threads of one inference; `throughput` always uses every usable CPU."""
+    scenarios: Annotated[tuple[Scenario, ...], Field(min_length=1)] = ("single",)
+    """`single` one inference after the other, `throughput` as many at a time as pays, `camera` one per frame at `fps`,
+    `cold` from process start to the first answer, `e2e` JPEG to decoded result, `sustain` the same for `minutes`."""
+    fps: Annotated[float, Field(gt=0)] = 30.0
+    """Frame rate of the `camera` scenario."""
+    minutes: Annotated[float, Field(gt=0)] = 10.0
+    """How long `sustain` runs each variant."""
+    shapes: tuple[str, ...] = ()
+    """Input shapes of plain models: `NAME=1x3x224x224`, or `1x3x224x224` where there is one input."""
+    spinning: bool = False
+    """Let idle threads of ONNX Runtime burn CPU while they wait; OpenVINO has no such switch."""
     preset: Literal["quick", "standard", "thorough"] = "quick"
     seed: Count = 0
 
@@ -413,9 +426,11 @@ class BenchRow(BaseModel):
     rss_mb: float | None
     size_mb: float
     status: str
-    """failed, or how quiet the host was while this row was measured: clean | noisy | contended."""
+    """failed, or how quiet the host was while this row was measured: clean | noisy | drifting | contended |
+    throttled."""
     reason: str = ""
     """Why it failed, or why `fps` is None."""
+    scenario: Scenario = "single"
     fps_uncontended_est: float | None = None
     """Estimate from CPU time, for one thread on a quiet host; to be shown as `~N (CPU time)` when `fps` is None."""
 

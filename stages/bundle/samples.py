@@ -118,7 +118,8 @@ def tolerance(got: NDArray[Any], want: NDArray[Any], precision: str) -> float:
     largest = float(np.abs(want).max(initial=0.0))
     limit = max(SAFETY * measured, FLOOR[precision] * max(largest, 1e-6))
     step = 10.0 ** (math.floor(math.log10(limit)) - 1)
-    return float(f"{math.ceil(limit / step) * step:.1e}")
+    # Without the 1e-9, binary fractions would round 2e-5 up to 2.1e-5.
+    return float(f"{math.ceil(limit / step - 1e-9) * step:.1e}")
 
 
 def write_eval(folder: Path, data: DataResult, count: int) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def test_values_have_the_digits_that_say_something() -> None:
     [
         ({"status": "cached"}, "x           cached"),
         ({"status": "failed", "result": None}, "x         failed after 1.2 s"),
+        ({"status": "failed", "result": None, "error": "interrupted"}, "x         interrupted after 1.2 s"),
         (
             {"name": "train", "result": {"metric": "accuracy", "val": 0.98, "best_epoch": 3, "epochs": 5}},
             "train        1.2 s  val accuracy 0.9800, epoch 3 of 5",
