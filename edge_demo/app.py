@@ -21,6 +21,7 @@ from edge_demo.events import StatsEvent
 from edge_demo.image import load_cv2
 from edge_demo.loop import predictor
 from edge_demo.manifest import Manifest
+from edge_demo.outputs import Outputs, attached, parse_outputs
 from edge_demo.runtime import Runtime
 from edge_demo.session import Plan, Policy, Session
 from edge_demo.sinks import JsonLines
@@ -54,6 +55,19 @@ class DemoOptions:
     duration_s: float | None = None
     max_frames: int | None = None
     """End after that many processed frames."""
+    web: str | None = None
+    """HOST:PORT of the web view; other than a loopback address it asks for a token."""
+    web_token_file: Path | None = None
+    """File with the token; without it one is made up and printed where one is needed."""
+    record: Path | None = None
+    """Folder for recordings."""
+    record_format: str = "avi"
+    """`avi` survives a power cut, `webm` plays in browsers."""
+    record_cap_mb: float = 2000.0
+    """Size of all recordings together; the oldest are deleted."""
+    mqtt: str | None = None
+    """mqtt[s]://[USER@]HOST[:PORT][/PREFIX]; the password comes from the environment or a file."""
+    mqtt_password_file: Path | None = None
     policy: Literal["auto", "latest", "every"] = "auto"
     """`latest`: the newest frame wins, older ones are dropped and counted; `every`: each frame, the source waits.
     `auto`: latest for cameras, streams and synthetic, every for files."""
@@ -153,13 +167,22 @@ def run_demo(
     """
     stop = stop or threading.Event()
     _check(options)
+    outputs = parse_outputs(
+        web=options.web,
+        web_token_file=options.web_token_file,
+        record=options.record,
+        record_format=options.record_format,
+        record_cap_mb=options.record_cap_mb,
+        mqtt=options.mqtt,
+        mqtt_password_file=options.mqtt_password_file,
+    )
     with stop_on_signals(stop):
-        summary = _demo(options, stop, parts)
+        summary = _demo(options, outputs, stop, parts)
     parts.say(summary.line())
     return summary
 
 
-def _demo(options: DemoOptions, stop: threading.Event, parts: Parts) -> DemoSummary:
+def _demo(options: DemoOptions, outputs: Outputs, stop: threading.Event, parts: Parts) -> DemoSummary:
     load_cv2().setNumThreads(1)
     bundle = parts.open_bundle(options.bundle)
     manifest = bundle.manifest
@@ -180,7 +203,7 @@ def _demo(options: DemoOptions, stop: threading.Event, parts: Parts) -> DemoSumm
             params=params,
             predict=predictor(runtime, task, manifest.input, params),
             policy=policy,
-            paced=source.live or policy == "latest" or windowed,
+            paced=source.live or policy == "latest" or windowed or outputs.web is not None,
             runtime=runtime.name,
             precision=precision,
             threads=threads,
@@ -189,17 +212,23 @@ def _demo(options: DemoOptions, stop: threading.Event, parts: Parts) -> DemoSumm
             read_timeout_s=parts.timeouts.read_ms / 1000 + 1,
             timing=parts.timing,
         )
-        return _run(plan, options, stop, windowed, parts)
+        return _run(plan, options, outputs, stop, windowed, parts)
     finally:
         runtime.close()
 
 
-def _run(plan: Plan, options: DemoOptions, stop: threading.Event, windowed: bool, parts: Parts) -> DemoSummary:
+def _run(
+    plan: Plan, options: DemoOptions, outputs: Outputs, stop: threading.Event, windowed: bool, parts: Parts
+) -> DemoSummary:
     sink = JsonLines(options.jsonl, lossy=plan.policy == "latest", stop=stop) if options.jsonl else None
     screen = parts.open_window() if windowed else None
     unwritten = 0
     try:
-        stats = Session(plan, stop, sink, parts.say).run(screen)
+        session = Session(plan, stop, sink, parts.say)
+        with attached(session, outputs, parts.say, stop):
+            stats = session.run(screen)
+        if session.failure:  # of an output, after the run
+            raise session.failure
     finally:
         if screen:
             screen.close()

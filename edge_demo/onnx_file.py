@@ -71,7 +71,7 @@ def inspect(model: bytes | mmap) -> OnnxFile:
 
 
 def weight_dtypes(model: bytes | mmap) -> dict[str, int]:
-    """numpy dtype name -> how many initializers have it; weights in Constant nodes are not counted.
+    """Maps numpy dtype name -> how many initializers have it; weights in Constant nodes are not counted.
 
     Raises:
         ValueError: the bytes are not an ONNX model.

@@ -64,6 +64,7 @@ class Recorder:
         say: Where sentences for people go.
         lossless: Wait for the disk instead of dropping frames (files).
         fps: The source's own rate once it is known; None: measure it.
+        spawn: Starts a thread whose failure ends the demo.
         stop: Ends any waiting.
         free: Bytes free for a folder.
     """
@@ -74,6 +75,7 @@ class Recorder:
         draw: Callable[[Processed], Frame],
         say: Callable[[str], None],
         *,
+        spawn: Callable[[str, Callable[[], None]], threading.Thread],
         stop: threading.Event,
         lossless: bool = False,
         fps: Callable[[], float | None] = lambda: None,
@@ -90,8 +92,7 @@ class Recorder:
         self._reason = ""
         self._retry_s = 0.0
         self._segments = self._frames = self._bytes = 0
-        self._thread = threading.Thread(target=self._record_all, name="record", daemon=True)
-        self._thread.start()
+        self._thread = spawn("record", self._record_all)
 
     def heard(self, event: Event, line: str, processed: Processed | None) -> None:
         """Queue one processed frame."""
@@ -107,19 +108,20 @@ class Recorder:
 
     def now(self) -> Recording:
         """What it is doing; says a failure before anything else."""
+        segment = self._segment
         if not self._wanted.is_set():
             state: Literal["waiting", "recording", "stopped", "failed"] = "stopped"
         elif self._reason:
             state = "failed"
         else:
-            state = "recording" if self._segment else "waiting"
+            state = "recording" if segment else "waiting"
         return Recording(
             state=state,
             reason=self._reason if state == "failed" else "",
             segments=self._segments,
             frames=self._frames,
             dropped=self._queue.dropped,
-            bytes=self._bytes,
+            bytes=self._bytes + (segment.bytes() if segment else 0),
         )
 
     def close(self, timeout_s: float) -> bool:
@@ -250,7 +252,10 @@ class Segment:
 
     def bytes(self) -> int:
         """Written so far; what the encoder still holds back is not in it."""
-        return self.part.stat().st_size if self.part.exists() else 0
+        try:
+            return self.part.stat().st_size
+        except FileNotFoundError:
+            return 0  # not begun, or just renamed by the thread that records
 
     def fps(self) -> float | None:
         """The true mean rate of its frames."""
@@ -287,11 +292,8 @@ def measured_fps(times_ns: list[int]) -> float:
 
 def recordings(folder: Path) -> list[tuple[Path, int]]:
     """Our files in the folder with their sizes in bytes, oldest first; anything else in there is none of ours."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        if OURS.fullmatch(path.name) and path.is_file():
-            found.append((path, path.stat().st_size))
-    return found
+    files = (path for path in sorted(folder.iterdir()) if OURS.fullmatch(path.name) and path.is_file())
+    return [(path, path.stat().st_size) for path in files]
 
 
 def make_room(folder: Path, limit_bytes: int) -> int:

@@ -225,8 +225,8 @@ class OpenVino:
             self._properties["INFERENCE_PRECISION_HINT"] = precision
         try:
             self._model = self._core.read_model(model)
-            self.inputs = tuple(_ov_spec(port) for port in self._model.inputs)
-            self.outputs = tuple(_ov_spec(port) for port in self._model.outputs)
+            self.inputs = tuple(ov_spec(port) for port in self._model.inputs)
+            self.outputs = tuple(ov_spec(port) for port in self._model.outputs)
             self._compiled: dict[str, Any] = {}
             self.effective: dict[str, Any] = {"load_ms": {}}
             shapes = self._fixed(batch) if batch else {}
@@ -297,7 +297,6 @@ RUNTIMES: dict[str, Callable[..., Runtime]] = {"onnxruntime": OnnxRuntime, "open
 def _check_model(model: Model) -> None:
     """Refuse what is no ONNX model before a runtime sees it: OpenVINO would try every other format it knows, loudly."""
     data: bytes | mmap.mmap
-    data: bytes | mmap.mmap
     if isinstance(model, bytes):
         where, data = f"model of {len(model)} bytes", model
     else:
@@ -353,7 +352,8 @@ def _ort_spec(node: Any) -> TensorSpec:
     return TensorSpec(node.name, dtype, tuple(dim if isinstance(dim, int) else -1 for dim in node.shape))
 
 
-def _ov_spec(port: Any) -> TensorSpec:
+def ov_spec(port: Any) -> TensorSpec:
+    """Name, dtype and shape of an OpenVINO model's input or output."""
     # A tensor may carry several names after OpenVINO's clean-up; the node's is the one from the file.
     names = port.get_names()
     own = port.get_node().get_friendly_name().removesuffix("/sink_port_0")

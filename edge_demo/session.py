@@ -84,11 +84,11 @@ class Session:
         start_s = self._start_s = time.monotonic()
         plan = self.plan
         threads = [
-            self._thread(
+            self.thread(
                 "capture",
                 lambda: capture(plan.source, self.frames, self.status, self.stop, paced=plan.paced),
             ),
-            self._thread(
+            self.thread(
                 "infer",
                 lambda: infer(
                     self.frames,
@@ -118,7 +118,9 @@ class Session:
             raise self.failure
         return stats
 
-    def _thread(self, name: str, body: Callable[[], None]) -> threading.Thread:
+    def thread(self, name: str, body: Callable[[], None]) -> threading.Thread:
+        """Start a thread of the run: what makes it fail ends the run and is raised in the main thread."""
+
         def guarded() -> None:
             try:
                 body()
@@ -301,7 +303,7 @@ class Session:
         return self.figures.newest
 
     def picture(self, processed: Processed, *, overlay: bool) -> Frame:
-        """The BGR frame as a viewer elsewhere sees it: drawn on or bare, with a banner when its source is in trouble."""
+        """The BGR frame for a viewer elsewhere: drawn on or bare, with a banner when its source is in trouble."""
         plan, captured = self.plan, processed.item.captured
         drawn = captured.frame
         if overlay:

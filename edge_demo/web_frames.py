@@ -43,21 +43,28 @@ class Pictures:
 
     Args:
         demo: Whose frames.
-        loop: The server's event loop.
+        loop: The server's event loop, once it runs.
+        spawn: Starts a thread whose failure ends the demo.
     """
 
-    def __init__(self, demo: Watched, loop: Callable[[], asyncio.AbstractEventLoop | None]) -> None:
+    def __init__(
+        self,
+        demo: Watched,
+        loop: Callable[[], asyncio.AbstractEventLoop | None],
+        spawn: Callable[[str, Callable[[], None]], threading.Thread],
+    ) -> None:
         self.viewers = 0
-        self.ages = Recent()
-        """Ages in ms of the pictures as they are handed out."""
+        self._ages = Recent()
         self._demo, self._loop = demo, loop
         self._newest: Processed | None = None
         self._wanted = threading.Condition()
         self._closed = False
         self._current = Jpeg(0, b"")
         self._arrival: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._encode_all, name="web-encode", daemon=True)
-        self._thread.start()
+        self._painted: Processed | None = None
+        self._painted_s = 0.0
+        self._overlay = self._new = True
+        self._thread = spawn("web-encode", self._encode_all)
 
     def offer(self, processed: Processed) -> None:
         """Note a new frame; no work is done with it unless somebody watches."""
@@ -65,11 +72,22 @@ class Pictures:
             self._newest = processed
             self._wanted.notify()
 
-    def enter(self, change: int) -> None:
-        """A viewer came (+1) or left (-1)."""
+    def enter(self) -> int:
+        """A viewer came; returns the number of the last picture not worth showing: one from before anyone watched."""
         with self._wanted:
-            self.viewers += change
+            self.viewers += 1
             self._wanted.notify()
+            return self._current.number if self.viewers == 1 else 0
+
+    def leave(self) -> None:
+        """A viewer left."""
+        with self._wanted:
+            self.viewers -= 1
+
+    def age_ms(self, q: float) -> float | None:
+        """The q-th percentile of the ages of the pictures when they were handed out, over the last seconds."""
+        with self._wanted:
+            return self._ages.percentile(q, time.monotonic())
 
     async def after(self, number: int, timeout_s: float) -> Jpeg | None:
         """The newest picture later than `number`; None when none came in time."""
@@ -87,36 +105,36 @@ class Pictures:
         self._thread.join(2.0)
 
     def _encode_all(self) -> None:
-        number, painted, painted_s, overlay = 0, None, 0.0, True
-        while True:
-            with self._wanted:
-                while not self._closed and not (
-                    self.viewers
-                    and self._newest is not None
-                    and (
-                        self._newest is not painted
-                        or overlay != self._demo.controls.overlay
-                        or (self._demo.troubled() and time.monotonic() - painted_s >= REPAINT_S)
-                    )
-                ):
-                    # A viewer who comes later than the last frame must see it, too: forget what was painted for others.
-                    painted = painted if self.viewers else None
-                    self._wanted.wait(REPAINT_S / 2)
-                if self._closed:
-                    return
-                processed, overlay = self._newest, self._demo.controls.overlay
-            assert processed is not None
-            new = processed is not painted
+        number = 0
+        while (processed := self._next()) is not None:
             number += 1
-            jpeg = Jpeg(number, encode(self._demo.picture(processed, overlay=overlay), STREAM_QUALITY))
-            painted, painted_s = processed, time.monotonic()
-            if new:
-                age_ms = (time.monotonic_ns() - processed.item.captured.t_mono_ns) / 1e6
-                self.ages.add(age_ms, painted_s)
+            jpeg = Jpeg(number, encode(self._demo.picture(processed, overlay=self._overlay), STREAM_QUALITY))
+            if self._new:
+                with self._wanted:
+                    age_ms = (time.monotonic_ns() - processed.item.captured.t_mono_ns) / 1e6
+                    self._ages.add(age_ms, time.monotonic())
             loop = self._loop()
             if loop is not None:
                 with suppress(RuntimeError):  # the server has just closed its loop
                     loop.call_soon_threadsafe(self._publish, jpeg)
+
+    def _next(self) -> Processed | None:
+        """Wait for something to paint; None when closed."""
+        with self._wanted:
+            while not self._closed and not self._due():
+                self._wanted.wait(REPAINT_S / 2)
+            self._new = self._newest is not self._painted
+            self._painted, self._painted_s = self._newest, time.monotonic()
+            self._overlay = self._demo.controls.overlay
+            return None if self._closed else self._newest
+
+    def _due(self) -> bool:
+        if not self.viewers:
+            self._painted = None  # whoever comes next must see the last frame, too
+        if not self.viewers or self._newest is None:
+            return False
+        changed = self._newest is not self._painted or self._overlay != self._demo.controls.overlay
+        return changed or (self._demo.troubled() and time.monotonic() - self._painted_s >= REPAINT_S)
 
     def _publish(self, jpeg: Jpeg) -> None:
         self._current = jpeg

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 a gate was missed, 130 i
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -220,6 +221,19 @@ def demo(
     policy: Annotated[
         Literal["auto", "latest", "every"], typer.Option(help="Newest frame wins, or every frame waits.")
     ] = "auto",
+    web: Annotated[
+        str | None, typer.Option(metavar="[HOST:PORT]", help="Show it on a web page; default 127.0.0.1:8080.")
+    ] = None,
+    web_token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Token that viewers need.")] = None,
+    record: Annotated[Path | None, typer.Option(metavar="DIR", help="Record to a folder, a file a minute.")] = None,
+    record_format: Annotated[
+        Literal["avi", "webm"], typer.Option(help="avi survives a power cut, webm plays in browsers.")
+    ] = "avi",
+    record_cap_mb: Annotated[float, typer.Option(help="Delete the oldest recordings above this size.")] = 2000.0,
+    mqtt: Annotated[str | None, typer.Option(metavar="URL", help="Publish to mqtt[s]://[USER@]HOST[/PREFIX].")] = None,
+    mqtt_password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The password; or set EDGE_MQTT_PASSWORD.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Run a bundle live: camera, stream, video, pictures or a synthetic source."""
@@ -239,6 +253,13 @@ def demo(
             duration_s=duration,
             max_frames=max_frames,
             policy=policy,
+            web=web,
+            web_token_file=web_token_file,
+            record=record,
+            record_format=record_format,
+            record_cap_mb=record_cap_mb,
+            mqtt=mqtt,
+            mqtt_password_file=mqtt_password_file,
         )
     )
 
@@ -322,7 +343,7 @@ def main() -> NoReturn:
 def call(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; an error becomes one line on stderr."""
     try:
-        code = int(app(args=list(arguments), prog_name="pipeline", standalone_mode=False) or 0)
+        code = int(app(args=_with_web_address(arguments), prog_name="pipeline", standalone_mode=False) or 0)
         # Newer versions of typer turn Ctrl-C into this code themselves, older ones into Abort.
         return _interrupted(arguments) if code == INTERRUPTED else code
     except (KeyboardInterrupt, typer.Abort):
@@ -344,6 +365,15 @@ def call(arguments: Sequence[str]) -> int:
 
 # click's base of all usage errors, wherever this version of typer has its click.
 USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+
+
+def _with_web_address(arguments: Sequence[str]) -> list[str]:
+    """`--web` alone means the default address: typer has no option with an optional value."""
+    known = list(arguments)
+    for at, argument in enumerate(known):
+        if argument == "--web" and not re.search(r":\d+$", known[at + 1] if at + 1 < len(known) else ""):
+            known[at] = "--web=127.0.0.1:8080"
+    return known
 
 
 def _interrupted(arguments: Sequence[str]) -> int:

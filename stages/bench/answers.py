@@ -10,17 +10,32 @@ from numpy.typing import NDArray
 
 from edge_demo.tasks import TASKS
 from stages.bench import stats
-from stages.bench.document import Accuracy, Difference, VariantRow
+from stages.bench.document import Accuracy, Difference, Paired, VariantRow
 from stages.bench.method import Record
 from stages.bench.target import Sample
 
 Raw = Mapping[str, NDArray[Any]]
 
 
-def judge(
+def judge(rows: Sequence[VariantRow], records: Mapping[str, Record], seed: int) -> list[VariantRow]:
+    """The rows with `difference` and, where there is a labelled sample, `accuracy`; failed rows as they are.
+
+    Each target's rows are judged by that target's first working row: two models may well answer differently.
+    """
+    judged: dict[str, VariantRow] = {}
+    for key in dict.fromkeys(row.target for row in rows):
+        own = [row for row in rows if row.target == key]
+        working = [row.id for row in own if row.status != "failed"]
+        target = records[own[0].id].variant.target
+        sample = target.sample if target else None
+        done = _judge(own, records, working[0], sample, seed) if working else own
+        judged |= {row.id: row for row in done}
+    return [judged[row.id] for row in rows]
+
+
+def _judge(
     rows: Sequence[VariantRow], records: Mapping[str, Record], baseline: str, sample: Sample | None, seed: int
 ) -> list[VariantRow]:
-    """The rows with `difference` and, where there is a labelled sample, `accuracy`; failed rows as they are."""
     raws = {row.id: raw_outputs(records[row.id]) for row in rows if row.status != "failed"}
     results: dict[str, list[Any]] = {}
     if sample is not None:
@@ -51,14 +66,24 @@ def accuracy(results: list[Any], fp32: list[Any] | None, sample: Sample, seed: i
     task = TASKS[sample.task]
     metrics = task.score(results, sample.truths)
     value = metrics[task.metric]
+    scores = np.asarray(task.correct(results, sample.truths), dtype=np.float64)
+    binary = bool(np.isin(scores, (0.0, 1.0)).all())
+    paired = None
+    if fp32 is not None and binary:
+        theirs = np.asarray(task.correct(fp32, sample.truths), dtype=np.float64)
+        better, worse = int((scores > theirs).sum()), int((scores < theirs).sum())
+        paired = Paired(better=better, worse=worse, p=stats.mcnemar(better, worse))
     return Accuracy(
         metric=task.metric,
         value=value,
         n=len(results),
         of=sample.of,
-        ci95=stats.mean_interval(np.asarray(task.correct(results, sample.truths), dtype=np.float64), seed),
+        ci95=stats.mean_interval(scores, seed),
         metrics=metrics,
         vs_fp32=None if fp32 is None else value - task.score(fp32, sample.truths)[task.metric],
+        paired=paired,
+        sample_sha256=sample.sha256,
+        wrong=tuple(np.flatnonzero(scores == 0.0).tolist()) if binary else None,
     )
 
 

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.bench.system import System
+from stages.spec import Scenario
 
 SCHEMA = "pipeline.bench/1"
 FROZEN = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+HostStatus = Literal["clean", "noisy", "drifting", "contended", "throttled"]
 Interval = tuple[float, float]
 Estimate = tuple[float, float, float]
 """Point estimate, lower and upper end of the 95 % interval."""
@@ -26,7 +28,8 @@ class Model(BaseModel):
     sha256: str
     bytes: int
     precision: str
-    """`int8` when the graph holds quantized operators, else `fp32`."""
+    """`int8` when the graph holds quantized operators, `fp16` when most float weights are float16, else `fp32`."""
+    opset: int | None = None
 
 
 class Cold(BaseModel):
@@ -42,6 +45,8 @@ class Cold(BaseModel):
     """The first inference."""
     cpu_ms: float
     """CPU time of all three."""
+    load_ms_launches: tuple[float, ...] = ()
+    """`load_ms` of every launch."""
 
 
 class Memory(BaseModel):
@@ -54,6 +59,8 @@ class Memory(BaseModel):
     """After the first inference."""
     vmhwm: int | None
     """The high-water mark after all rounds: what the device must have."""
+    vmhwm_launches: tuple[int, ...] = ()
+    """`vmhwm` of every launch."""
 
 
 class Warmup(BaseModel):
@@ -78,9 +85,23 @@ class Round(BaseModel):
     run_delay_s: float | None
     nivcsw: int
     """Involuntary context switches."""
-    p50_us: float
+    p50_us: float | None
+    """Null where several inferences run at a time."""
     freq_mhz: float | None
     interference: float | None
+    temp_c: float | None = None
+    throttled: int | None = None
+    """How often a core was slowed down for heat in this slice."""
+    energy_j: float | None = None
+    """Of the whole host's processors, never only of this process; null without a readable counter."""
+    frames: int | None = None
+    """`camera`: frames that were due."""
+    missed: int | None = None
+    """`camera`: frames dropped, or done later than the next one was due."""
+    mean_us: float | None = None
+    """`camera`: mean time from due to done."""
+    stage_us: dict[str, float] | None = None
+    """`e2e`: mean time in each stage."""
 
 
 class Latency(BaseModel):
@@ -94,6 +115,11 @@ class Latency(BaseModel):
     p99: float | None
     min: float
     max: float
+    p99_9: float | None = None
+    p90_early_stop: float | None = None
+    """The value that is above p90 with 99 % confidence; null below 64 inferences."""
+    hist: tuple[tuple[float, int], ...] = ()
+    """(upper edge in microseconds, how many): bins 5 % wide, empty ones left out."""
 
 
 class Fps(BaseModel):
@@ -110,6 +136,54 @@ class Fps(BaseModel):
     reason: str = ""
 
 
+class Camera(BaseModel):
+    """Frames that come at a fixed rate; latencies are from the moment a frame was due."""
+
+    model_config = FROZEN
+    fps_target: float
+    frames: int
+    missed: int
+    miss_rate: float
+    ci95: Interval
+    """Wilson, of the miss rate."""
+    cpu_percent: float
+    """Of one CPU."""
+
+
+class Sustain(BaseModel):
+    """The same load for minutes: the beginning against the end."""
+
+    model_config = FROZEN
+    minutes: float
+    window_s: float
+    """Length of the beginning and of the end that are compared."""
+    wall: Estimate
+    """Speed at the end over speed at the beginning; < 1: it slowed down."""
+    cpu: Estimate
+    temp_c: tuple[float | None, float | None]
+    freq_mhz: tuple[float | None, float | None]
+
+
+class Energy(BaseModel):
+    """Joules per inference by a counter of the host; never estimated."""
+
+    model_config = FROZEN
+    source: Literal["rapl", "none"]
+    j_per_inf: float | None
+
+
+class Paired(BaseModel):
+    """Item by item against the FP32 row's answers."""
+
+    model_config = FROZEN
+    better: int
+    """Items only this row has right."""
+    worse: int
+    """Items only the FP32 row has right."""
+    p: float
+    """Exact McNemar test: how likely so uneven a split is if neither is better."""
+
+
 class Ratio(BaseModel):
     """Speed against the baseline in the same rounds; > 1 is faster."""
 
@@ -118,7 +192,8 @@ class Ratio(BaseModel):
     metric: Literal["wall", "cpu"]
     """Which ratio is the headline: wall time on a quiet host, CPU time on a busy one."""
     wall: Estimate
-    p50: Estimate
+    p50: Estimate | None
+    """Null where several inferences run at a time."""
     cpu: Estimate
     verdict: Literal["faster", "slower", "same", "inconclusive"]
 
@@ -141,6 +216,12 @@ class Accuracy(BaseModel):
     metrics: dict[str, float]
     vs_fp32: float | None
     """This value minus that of the FP32 row it is judged against."""
+    paired: Paired | None = None
+    """Where every item is right or wrong."""
+    sample_sha256: str = ""
+    """Of frames and labels: rows with the same one were scored on the same items."""
+    wrong: tuple[int, ...] | None = None
+    """Which items were answered wrongly; null where an item is more or less right."""
 
 
 class Difference(BaseModel):
@@ -166,9 +247,13 @@ class VariantRow(BaseModel):
     threads: int
     model: str
     device: str = "CPU"
-    scenario: Literal["single"] = "single"
+    target: str = ""
+    """What the row is a variant of, where there are several targets."""
+    scenario: Scenario = "single"
     call_path: str = "bound_infer"
-    status: Literal["clean", "noisy", "contended", "failed"]
+    batch: int = 1
+    """Frames of one inference: what the file declares, else 1."""
+    status: Literal["clean", "noisy", "drifting", "contended", "throttled", "failed"]
     reason: str = ""
     """Why it failed."""
     config_requested: dict[str, Any]
@@ -183,6 +268,11 @@ class VariantRow(BaseModel):
     fps: Fps | None = None
     cpu_us_per_inf: float | None = None
     interference: float | None = None
+    camera: Camera | None = None
+    stage_us: dict[str, float] | None = None
+    """`e2e`: median over the rounds of the mean time in each stage."""
+    sustain: Sustain | None = None
+    energy: Energy | None = None
     ratio: Ratio | None = None
     accuracy: Accuracy | None = None
     difference: Difference | None = None
@@ -203,12 +293,54 @@ class SameModel(BaseModel):
     cpu: Estimate | None
 
 
+class ScenarioFacts(BaseModel):
+    """One scenario's rounds: its baseline row, its A/A arm, and how quiet the host was."""
+
+    model_config = FROZEN
+    baseline: str
+    status: HostStatus
+    interference: float | None
+    drift: float | None
+    """How far the baseline's CPU time per inference moved from first to last round, as a share; null if unknown."""
+    aa: SameModel
+
+
 class Recommendation(BaseModel):
     """What to deploy here, in one sentence."""
 
     model_config = FROZEN
     variant: str
     reason: str
+    met: bool | None = None
+    """Whether it meets what was demanded (FPS, memory, accuracy); null when nothing was."""
+
+
+class GateRow(BaseModel):
+    """One `--fail-if` on one row."""
+
+    model_config = FROZEN
+    expression: str
+    variant: str
+    against: str
+    """The row it is compared with: of the base document, or of the same run."""
+    change: float | None
+    """What was measured: relative (0.05 is 5 % more), or in points of 0..1 for accuracy; null if not comparable."""
+    ci: Interval | None
+    """Interval of the change: 95 %, divided among all gates of the run (Bonferroni)."""
+    outcome: Literal["passed", "failed", "inconclusive"]
+    reason: str
+
+
+class Comparison(BaseModel):
+    """Against an earlier document, or against another bundle in the same rounds."""
+
+    model_config = FROZEN
+    how: Literal["compare", "against"]
+    base: str
+    same_host: bool
+    notes: tuple[str, ...]
+    gates: tuple[GateRow, ...]
+    outcome: Literal["passed", "failed", "inconclusive"]
 
 
 class BenchDocument(BaseModel):
@@ -225,7 +357,7 @@ class BenchDocument(BaseModel):
     method: dict[str, float]
     """Launches, rounds, seconds per slice, ..."""
     seconds: float
-    status: Literal["clean", "noisy", "contended"]
+    status: HostStatus
     interference: float | None
     warnings: tuple[str, ...]
     system: System
@@ -235,6 +367,9 @@ class BenchDocument(BaseModel):
     variants: tuple[VariantRow, ...]
     aa: SameModel
     recommended: Recommendation
+    scenarios: dict[str, ScenarioFacts] = {}
+    """By scenario; `baseline`, `status`, `interference` and `aa` above are those of the first one."""
+    comparison: Comparison | None = None
 
     def row(self, variant_id: str) -> VariantRow:
         """The row of that id; KeyError when there is none."""

@@ -40,11 +40,15 @@ def frame_samples(name: str, file: Path) -> Samples:
     return Samples(len(frames), at, [])
 
 
-def random_samples(specs: Sequence[TensorSpec], seed: int) -> Samples:
-    """Seeded random inputs, the same for every runtime that reports the same inputs in the same order."""
+def random_samples(specs: Sequence[TensorSpec], seed: int, given: Sequence[str] = ()) -> Samples:
+    """Seeded random inputs, the same for every runtime that reports the same inputs in the same order.
+
+    `given` are shapes as typed (see `asked_shapes`); an input without one gets `fixed_shape`.
+    """
     shapes, notes = [], []
+    asked = asked_shapes(specs, given)
     for spec in specs:
-        shape, note = fixed_shape(spec)
+        shape, note = (asked[spec.name], "") if spec.name in asked else fixed_shape(spec)
         shapes.append(shape)
         notes += [note] if note else []
     samples = [
@@ -55,6 +59,32 @@ def random_samples(specs: Sequence[TensorSpec], seed: int) -> Samples:
         for index in range(RANDOM_SAMPLES)
     ]
     return Samples(RANDOM_SAMPLES, lambda index: samples[index % RANDOM_SAMPLES], notes)
+
+
+def asked_shapes(specs: Sequence[TensorSpec], given: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`NAME=1x3x8x8`, or `1x3x8x8` for a model with one input, as shapes by input name.
+
+    Raises:
+        InputError: it does not parse, names no input, or does not fit what the model declares.
+    """
+    declared = {spec.name: spec.shape for spec in specs}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in given:
+        name, separator, numbers = text.rpartition("=")
+        if not separator and len(specs) > 1:
+            raise InputError(f"--shape {text}: the model has {len(specs)} inputs", f"name one of: {', '.join(declared)}")
+        name = name if separator else specs[0].name
+        if name not in declared:
+            raise InputError(f"--shape {text}: no input {name!r}", f"the model takes: {', '.join(declared)}")
+        if not all(part.isdecimal() and int(part) > 0 for part in numbers.split("x")):
+            raise InputError(f"--shape {text}: {numbers!r} is no shape", "type e.g. --shape images=1x3x224x224")
+        shape = tuple(int(part) for part in numbers.split("x"))
+        want = declared[name]
+        if len(shape) != len(want) or any(size not in (-1, got) for size, got in zip(want, shape, strict=True)):
+            takes = "x".join("?" if size == -1 else str(size) for size in want)
+            raise InputError(f"--shape {text}: input {name} takes {takes}", "only its ? can be chosen")
+        shapes[name] = shape
+    return shapes
 
 
 def fixed_shape(spec: TensorSpec) -> tuple[tuple[int, ...], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from stages.bench import stats
 from stages.bench.document import Recommendation, VariantRow
@@ -14,24 +15,85 @@ MIN_COSINE = 0.99  # of raw outputs against the baseline, where there is no labe
 NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a variant has to reach to be deployed; None: anything will do."""
+
+    target_fps: float | None = None
+    max_rss_mb: float | None = None
+    min_accuracy: float | None = None
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in (self.target_fps, self.max_rss_mb, self.min_accuracy))
+
+
 def recommend(
-    rows: Mapping[str, VariantRow], records: Mapping[str, Record], launches: int, host: Host, fp32_because: str
+    rows: Mapping[str, VariantRow],
+    records: Mapping[str, Record],
+    launches: int,
+    host: Host,
+    fp32_because: str,
+    limits: Limits = Limits(),
 ) -> Recommendation:
     """Walk through the rows, FP32 first; a later one takes over only if it is faster beyond the noise floor.
 
-    `fp32_because` is the bundle's own reason when it says FP32 should be deployed; INT8 is then out.
+    `fp32_because` is the bundle's own reason when it says FP32 should be deployed; INT8 is then out. A row that misses
+    a limit is out as long as another meets them all.
     """
     working = [row for row in rows.values() if row.status != "failed"]
-    best, passed_over = working[0], []
-    for row in working[1:]:
-        objection = _objection(row, fp32_because)
+    missed = {row.id: _missed(row, limits) for row in working}
+    allowed = [row for row in working if not missed[row.id] and (row is working[0] or not _objection(row, fp32_because))]
+    met = bool(allowed)
+    best, passed_over = (allowed or working)[0], []
+    for row in working:
+        if row is best:
+            continue
+        objection = _objection(row, fp32_because) or (missed[row.id] if met else "")
         if not objection and not _faster(records[row.id], records[best.id], launches, host):
             objection = f"not faster than {best.id} beyond the noise floor"
         if objection:
             passed_over.append((row, objection))
         else:
             best = row
-    return Recommendation(variant=best.id, reason=_sentence(best, passed_over, host))
+    reason = _sentence(best, passed_over, host)
+    if not limits:
+        return Recommendation(variant=best.id, reason=reason)
+    if not met:
+        reason = f"no variant meets what was asked. {best.id} comes closest: {missed[best.id]}. {reason}"
+    else:
+        reason += f"; meets {_asked(limits)}"
+    return Recommendation(variant=best.id, reason=reason, met=met)
+
+
+def _asked(limits: Limits) -> str:
+    parts = {"FPS >= {:g}": limits.target_fps, "RSS <= {:g} MB": limits.max_rss_mb, "accuracy >= {:g}":
+             limits.min_accuracy}  # fmt: skip
+    return ", ".join(form.format(value) for form, value in parts.items() if value is not None)
+
+
+def _missed(row: VariantRow, limits: Limits) -> str:
+    """Which limit a row misses, or cannot be shown to meet; empty when it meets them all."""
+    if limits.target_fps is not None:
+        fps, how = fps_of(row)
+        if fps is None or fps < limits.target_fps:
+            return f"{'FPS unknown' if fps is None else f'{fps:.1f} FPS{how}'}, {limits.target_fps:g} asked"
+    if limits.max_rss_mb is not None:
+        peak = row.memory.vmhwm if row.memory else None
+        if peak is None or peak / 1e6 > limits.max_rss_mb:
+            return f"RSS {'unknown' if peak is None else f'{peak / 1e6:.0f} MB'}, at most {limits.max_rss_mb:g} MB asked"
+    if limits.min_accuracy is not None and (row.accuracy is None or row.accuracy.value < limits.min_accuracy):
+        value = "was not measured" if row.accuracy is None else f"{row.accuracy.value:.4f}"
+        return f"accuracy {value}, {limits.min_accuracy:g} asked"
+    return ""
+
+
+def fps_of(row: VariantRow) -> tuple[float | None, str]:
+    """Frames per second and how it is known: measured, or by CPU time on a busy host, or as a camera's frames kept."""
+    if row.camera is not None:
+        return row.camera.fps_target * (1.0 - row.camera.miss_rate), " kept"
+    if row.fps is None:
+        return None, ""
+    return (row.fps.median, "") if row.fps.median is not None else (row.fps.uncontended_est, " by CPU time")
 
 
 def _objection(row: VariantRow, fp32_because: str) -> str:

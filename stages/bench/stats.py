@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import comb, expm1, log, sqrt
 from typing import Literal
 
 import numpy as np
@@ -12,12 +12,12 @@ Interval = tuple[float, float]
 Estimate = tuple[float, float, float]
 """Point estimate, then the lower and upper end of its 95 % interval."""
 Verdict = Literal["faster", "slower", "same", "inconclusive"]
-Status = Literal["clean", "noisy", "contended"]
+Status = Literal["clean", "noisy", "drifting", "contended", "throttled"]
 
 # Fewest samples for a percentile at 99 % confidence: the smallest n with P(Binomial(n, 1 - p) <= 1) <= 0.01.
 # Source: MLPerf LoadGen, early stopping criterion (mlcommons/inference, loadgen/early_stopping.cc); 662 is its
 # min_query_count for p99.
-MIN_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
+MIN_SAMPLES: dict[float, int] = {50: 1, 90: 64, 95: 130, 99: 662, 99.9: 6636}
 
 CLEAN_BELOW = 0.02  # share of the time a thread waited for a CPU; what a slice may have and still give absolute FPS
 NOISY_BELOW = 0.10
@@ -25,7 +25,7 @@ MIN_CLEAN_SLICES = 5
 
 # What two runs of the same model still differ by, however narrow the A/A interval of this run is.
 # Source: the project's own repeated runs on a shared virtual machine, rounded up.
-FLOOR: dict[Status, float] = {"clean": 0.01, "noisy": 0.03, "contended": 0.05}
+FLOOR: dict[Status, float] = {"clean": 0.01, "noisy": 0.03, "drifting": 0.05, "contended": 0.05, "throttled": 0.05}
 
 SAME_WITHIN = 0.10  # a run too noisy to tell 10 % apart does not call anything the same
 
@@ -33,7 +33,7 @@ RESAMPLES = 2000
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
 
 
-def percentile(samples: NDArray[np.int64], p: int) -> float | None:
+def percentile(samples: NDArray[np.int64], p: float) -> float | None:
     """The p-th percentile (nearest rank) in the unit of `samples`; None when there are too few samples to claim it.
 
     Nearest rank, so the value was really measured. `p` is a key of `MIN_SAMPLES`.
@@ -41,6 +41,62 @@ def percentile(samples: NDArray[np.int64], p: int) -> float | None:
     if len(samples) < MIN_SAMPLES[p]:
         return None
     return float(np.percentile(samples, p, method="inverted_cdf"))
+
+
+def early_stop(samples: NDArray[np.int64], p: int) -> float | None:
+    """A value that is above the p-th percentile with 99 % confidence; None when there are too few samples for one.
+
+    With t slow samples allowed, the t-th largest is reported; t is the largest for which P(Binomial(n, 1 - p) <= t) is
+    at most 0.01. Source: MLPerf LoadGen, early stopping criterion (mlcommons/inference, loadgen/early_stopping.cc).
+    """
+    n, rest = len(samples), 1.0 - p / 100.0
+    if n < MIN_SAMPLES[p]:
+        return None
+    k = np.arange(1, n + 1)
+    log_terms = np.concatenate(([0.0], np.cumsum(np.log((n - k + 1) / k)))) + np.arange(n + 1) * log(rest)
+    log_terms += (n - np.arange(n + 1)) * log(1.0 - rest)
+    allowed = int(np.searchsorted(np.cumsum(np.exp(log_terms)), 0.01, side="right")) - 1
+    return float(np.sort(samples)[n - allowed]) if allowed >= 1 else None
+
+
+def histogram(samples: NDArray[np.int64], width: float = 0.05) -> list[tuple[float, int]]:
+    """(upper edge in the unit of `samples`, how many) of bins that are `width` wide relatively; empty ones left out."""
+    index = np.ceil(np.log(np.maximum(samples, 1)) / log(1.0 + width) - 1e-9).astype(np.int64)
+    bins, counts = np.unique(index, return_counts=True)
+    return [(float((1.0 + width) ** b), int(count)) for b, count in zip(bins, counts, strict=True)]
+
+
+def drift(costs: NDArray[np.float64]) -> float | None:
+    """By what share a series of costs moved from its first to its last; 0 when no trend is certain, None if too short.
+
+    Theil-Sen slope of the logarithms times the length; certain by a Mann-Kendall test at |z| > 3.
+    Source: P. K. Sen, JASA 63 (1968), 1379-1389; M. G. Kendall, Rank Correlation Methods (1975).
+    """
+    n = len(costs)
+    if n < 10:
+        return None
+    logs = np.log(costs)
+    i, j = np.triu_indices(n, 1)
+    rises = logs[j] - logs[i]
+    z = float(np.sign(rises).sum()) / sqrt(n * (n - 1) * (2 * n + 5) / 18.0)
+    return float(expm1(np.median(rises / (j - i)) * (n - 1))) if abs(z) > 3.0 else 0.0
+
+
+def mcnemar(better: int, worse: int) -> float:
+    """Two-sided exact p of `better` against `worse` discordant pairs. Source: Q. McNemar, Psychometrika 12 (1947)."""
+    n = better + worse
+    tail = sum(comb(n, k) for k in range(min(better, worse) + 1)) / 2**n
+    return float(min(1.0, 2.0 * tail))
+
+
+def paired_share(better: int, worse: int, n: int, z: float) -> Interval:
+    """Interval of (better - worse) / n, the difference of two shares on the same n items.
+
+    Source: A. Agresti, Y. Min, Statistics in Medicine 24 (2005), 729-740: Wald after adding 1/2 to every cell.
+    """
+    b, c, m = better + 0.5, worse + 0.5, n + 2.0
+    half = z * sqrt(b + c - (b - c) ** 2 / m) / m
+    return (b - c) / m - half, (b - c) / m + half
 
 
 def wilson(successes: float, n: int) -> Interval:
@@ -60,8 +116,8 @@ def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
     return float(low), float(high)
 
 
-def median_estimate(rounds: NDArray[np.float64], seed: int) -> Estimate:
-    """Median of float64 (launches, rounds) values with a 95 % hierarchical percentile bootstrap.
+def median_estimate(rounds: NDArray[np.float64], seed: int, level: float = 0.95) -> Estimate:
+    """Median of float64 (launches, rounds) values with a 95 % (or `level`) hierarchical percentile bootstrap.
 
     Launches are resampled first, rounds within them second: two launches of one program differ by more than its
     rounds do (memory layout), and an interval over rounds alone would be too narrow.
@@ -72,8 +128,19 @@ def median_estimate(rounds: NDArray[np.float64], seed: int) -> Estimate:
     launch = rng.integers(0, launches, (RESAMPLES, launches, 1))
     within = rng.integers(0, per_launch, (RESAMPLES, launches, per_launch))
     medians = np.median(rounds[launch, within].reshape(RESAMPLES, -1), axis=1)
-    low, high = np.percentile(medians, (2.5, 97.5))
+    low, high = np.quantile(medians, ((1.0 - level) / 2.0, (1.0 + level) / 2.0))
     return float(np.median(rounds)), float(low), float(high)
+
+
+def two_medians(first: NDArray[np.float64], last: NDArray[np.float64], seed: int) -> Estimate:
+    """median(first) / median(last) of two unpaired series, with a 95 % percentile bootstrap."""
+    rng = np.random.default_rng(seed)
+
+    def medians(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.median(values[rng.integers(0, len(values), (RESAMPLES, len(values)))], axis=1))
+
+    low, high = np.percentile(medians(first) / medians(last), (2.5, 97.5))
+    return float(np.median(first) / np.median(last)), float(low), float(high)
 
 
 def noise_floor(same_model: Estimate | None, status: Status) -> float:
@@ -108,6 +175,13 @@ def host_status(interference: float) -> Status:
     if interference <= CLEAN_BELOW:
         return "clean"
     return "noisy" if interference <= NOISY_BELOW else "contended"
+
+
+def paced_interference(cpu_s: float, run_delay_s: float | None) -> float | None:
+    """The same where the process sleeps most of the time: waiting for a CPU as a share of wanting one."""
+    if run_delay_s is None:
+        return None
+    return run_delay_s / (run_delay_s + cpu_s) if run_delay_s + cpu_s > 0 else 0.0
 
 
 def interference(wall_s: float, cpu_s: float, run_delay_s: float | None, threads: int) -> float | None:

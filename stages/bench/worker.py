@@ -7,7 +7,6 @@ nothing is imported here that a device would not need.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import os
@@ -16,70 +15,45 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_demo.errors import Error, InputError
-from edge_demo.runtime import Bound, Runtime, import_openvino, open_runtime
+from edge_demo.runtime import import_openvino, open_runtime
 from stages.bench import proc
-from stages.bench.inputs import Samples, frame_samples, random_samples
+from stages.bench.subject import Request, Subject, choose_samples, load_subject, put, settle
 
-Request = dict[str, Any]
 Answer = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The model under test: its runtime, the bound call path, and the inputs it is run on."""
-
-    runtime: Runtime
-    bound: Bound
-    samples: Samples
-
-
-def load(request: Request) -> tuple[Loaded, Answer]:
-    """Import the library, load and bind the model, run it once; the answer holds what each step took.
-
-    Request: `runtime`, `model` (path), `precision` (hint), `threads`, `seed`, `frames` (npy of real frames, or null).
-    """
+def load(request: Request) -> tuple[Subject, Answer]:
+    """Import the library, load and bind the model, run it once; the answer holds what each step took."""
     rss_base, cpu = proc.process_memory("VmRSS"), time.process_time()
     start = time.perf_counter()
     import_library(request["runtime"])
     imported = time.perf_counter()
-    runtime = open_runtime(
-        request["runtime"],
-        Path(request["model"]),
-        threads=request["threads"],
-        precision=request["precision"],
-        batch=1,
-    )
-    loaded = time.perf_counter()
-    samples = choose_samples(runtime, request)
-    feeds = samples.at(0)
-    binding = time.perf_counter()
-    bound = runtime.bind(feeds)
-    bound_at = time.perf_counter()
-    bound.run()
-    ran = time.perf_counter()
+    if request["scenario"] == "throughput":
+        from stages.bench.throughput import load_throughput
+
+        subject, load_ms, first_ms = load_throughput(request)
+    else:
+        subject, load_ms, first_ms = load_subject(request)
+    shapes = {name: [str(array.dtype), *array.shape] for name, array in subject.bound.inputs.items()}
     answer = {
         "import_ms": (imported - start) * 1e3,
-        "load_ms": (loaded - imported + bound_at - binding) * 1e3,
-        "first_ms": (ran - bound_at) * 1e3,
+        "load_ms": load_ms,
+        "first_ms": first_ms,
         "cpu_ms": (time.process_time() - cpu) * 1e3,
         "rss_base": rss_base,
         "rss_ready": proc.process_memory("VmRSS"),
-        "effective": runtime.effective,
-        "inputs": {name: [str(array.dtype), *array.shape] for name, array in bound.inputs.items()},
-        "notes": samples.notes,
+        "effective": subject.effective,
+        "inputs": shapes,
+        "notes": subject.samples.notes,
     }
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    return Loaded(runtime, bound, samples), answer
+    settle()
+    return subject, answer
 
 
 def import_library(name: str) -> None:
@@ -93,93 +67,78 @@ def import_library(name: str) -> None:
         raise InputError(f"{name} is not installed", f"type: pip install {name}") from error
 
 
-def choose_samples(runtime: Runtime, request: Request) -> Samples:
-    """Real frames where the target has them, else random inputs, the same for every variant."""
-    if request["frames"] is None:
-        return random_samples(runtime.inputs, request["seed"])
-    return frame_samples(runtime.inputs[0].name, Path(request["frames"]))
+def warm(subject: Subject, request: Request) -> Answer:
+    """Run in windows until the last three times per inference agree within 2 %, or until `cap_s`.
 
-
-def put(loaded: Loaded, index: int) -> None:
-    """Copy one sample into the bound input buffers."""
-    for name, array in loaded.samples.at(index).items():
-        loaded.bound.inputs[name][...] = array
-
-
-def laps(run: Callable[[], None], seconds: float, min_runs: int) -> NDArray[np.int64]:
-    """Nanoseconds of each run, back to back for at least `seconds` and at least `min_runs` runs.
-
-    One clock reading ends a lap and starts the next: the sum of the laps is the elapsed time, loop overhead included.
+    Where several inferences run at a time, how many is settled here, too.
     """
-    clock = time.perf_counter_ns
-    times: list[int] = []
-    before = clock()
-    end = before + int(seconds * 1e9)
-    while before < end or len(times) < min_runs:
-        run()
-        now = clock()
-        times.append(now - before)
-        before = now
-    return np.array(times, dtype=np.int64)
-
-
-def warm(loaded: Loaded, request: Request) -> Answer:
-    """Run in windows until the last three medians agree within 2 %, or until `cap_s`."""
-    medians: list[float] = []
     start = time.perf_counter()
+    swept = subject.sweep(4 * request["window_s"]) if subject.sweep else {}
+    costs: list[float] = []
     converged = False
     while not converged and time.perf_counter() - start < request["cap_s"]:
-        medians.append(float(np.median(laps(loaded.bound.run, request["window_s"], 1))))
-        last = medians[-3:]
+        timed = subject.warm(request["window_s"], 1)
+        costs.append(timed.wall_ns / timed.n if timed.laps is None else float(np.median(timed.laps)))
+        last = costs[-3:]
         converged = len(last) == 3 and max(last) <= 1.02 * min(last)
-    return {"s": time.perf_counter() - start, "converged": converged}
+    return {"s": time.perf_counter() - start, "converged": converged, **swept}
 
 
-def timed_slice(loaded: Loaded, request: Request) -> Answer:
+def timed_slice(subject: Subject, request: Request) -> Answer:
     """One recorded slice, after a short one that is not: another worker just had the caches.
 
     Request: `sample`, `seconds`, `min_runs`, `rewarm_s`, `latencies` (file the laps are appended to, int64 ns).
     """
-    put(loaded, request["sample"])
-    laps(loaded.bound.run, request["rewarm_s"], 1)
+    put(subject.bound, subject.samples, request["sample"])
+    subject.warm(request["rewarm_s"], 1)
+    energy, throttled = proc.energy_j(), proc.throttle_count()
     delay, switches, cpu = proc.run_delay_ns(), _switches(), time.process_time_ns()
-    times = laps(loaded.bound.run, request["seconds"], request["min_runs"])
+    timed = subject.body(request["seconds"], request["min_runs"])
     cpu = time.process_time_ns() - cpu
     switches, delay_after = _switches() - switches, proc.run_delay_ns()
-    with Path(request["latencies"]).open("ab") as file:
-        times.tofile(file)
+    if timed.laps is not None:
+        with Path(request["latencies"]).open("ab") as file:
+            timed.laps.tofile(file)
     return {
-        "n": len(times),
-        "wall_s": float(times.sum()) / 1e9,
+        "n": timed.n,
+        "wall_s": timed.wall_ns / 1e9,
         "cpu_s": cpu / 1e9,
         "run_delay_s": None if delay is None or delay_after is None else (delay_after - delay) / 1e9,
         "nivcsw": switches,
-        "p50_us": float(np.median(times)) / 1e3,
+        "p50_us": None if timed.laps is None else float(np.median(timed.laps)) / 1e3,
         "freq_mhz": proc.freq_mhz(),
+        "temp_c": proc.temp_c(),
+        "throttled": _since(throttled, proc.throttle_count()),
+        "energy_j": proc.energy_between(energy, proc.energy_j()),
+        **timed.more,
     }
+
+
+def _since(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
 
 
 def _switches() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def outputs(loaded: Loaded, request: Request) -> Answer:
+def outputs(subject: Subject, request: Request) -> Answer:
     """Run every sample through the timed object and keep the raw outputs.
 
     Writes `<folder>/<i>.npy`, one per graph output, shape (samples, *output shape); the answer names them in order.
     """
-    names, count = list(loaded.bound.outputs), loaded.samples.count
+    names, count = list(subject.bound.outputs), subject.samples.count
     files = [
         np.lib.format.open_memmap(
             Path(request["folder"]) / f"{i}.npy", mode="w+", dtype=array.dtype, shape=(count, *array.shape)
         )
-        for i, array in enumerate(loaded.bound.outputs.values())
+        for i, array in enumerate(subject.bound.outputs.values())
     ]
     for index in range(count):
-        put(loaded, index)
-        loaded.bound.run()
+        put(subject.bound, subject.samples, index)
+        subject.bound.run()
         for file, name in zip(files, names, strict=True):
-            file[index] = loaded.bound.outputs[name]
+            file[index] = subject.bound.outputs[name]
     for file in files:
         file.flush()
     return {"names": names, "n": count}
@@ -192,21 +151,21 @@ def census(request: Request) -> Answer:
     runtime = open_runtime(
         request["runtime"],
         Path(request["model"]),
-        threads=request["threads"],
+        threads=1,
         precision=request["precision"],
         batch=1,
     )
-    feeds = choose_samples(runtime, request).at(0)
+    feeds = choose_samples(runtime.inputs, request).at(0)
     runtime.close()
     return {"executed": executed(request["runtime"], Path(request["model"]), request["precision"], feeds)}
 
 
-def memory(loaded: Loaded, request: Request) -> Answer:
+def memory(subject: Subject, request: Request) -> Answer:
     """The high-water mark of resident memory so far, in bytes."""
     return {"vmhwm": proc.process_memory("VmHWM")}
 
 
-COMMANDS: dict[str, Callable[[Loaded, Request], Answer]] = {
+COMMANDS: dict[str, Callable[[Subject, Request], Answer]] = {
     "warm": warm,
     "slice": timed_slice,
     "outputs": outputs,
@@ -216,7 +175,7 @@ COMMANDS: dict[str, Callable[[Loaded, Request], Answer]] = {
 
 def serve() -> None:
     """Answer requests until stdin ends; an error is an answer, too."""
-    loaded: Loaded | None = None
+    subject: Subject | None = None
     # Libraries print to stdout; the protocol gets a descriptor of its own and stdout becomes stderr.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as protocol:
         os.dup2(2, 1)
@@ -224,12 +183,12 @@ def serve() -> None:
             request = json.loads(line)
             try:
                 if request["do"] == "load":
-                    loaded, answer = load(request)
+                    subject, answer = load(request)
                 elif request["do"] == "census":
                     answer = census(request)
                 else:
-                    assert loaded is not None, "load comes first"
-                    answer = COMMANDS[request["do"]](loaded, request)
+                    assert subject is not None, "load comes first"
+                    answer = COMMANDS[request["do"]](subject, request)
             except Error as error:
                 answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
             except Exception as error:  # noqa: BLE001  whatever a runtime throws belongs into this variant's row

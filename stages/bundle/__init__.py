@@ -9,12 +9,13 @@ from typing import Any
 
 from edge_demo.bundle import open_bundle, write_bundle
 from edge_demo.errors import Error, InputError
-from edge_demo.manifest import InputContract, TensorInfo
+from edge_demo.manifest import InputContract, TensorInfo, Tolerance
 from edge_demo.onnx_file import inspect
 from edge_demo.tasks import TASKS
 from edge_demo.verify import verify
 from stages.bundle.card import model_card
-from stages.bundle.samples import Measured, run_golden, write_eval, write_golden
+from stages.bundle.golden import Deployment, write_golden
+from stages.bundle.samples import write_eval, write_file
 from stages.spec import (
     BundleConfig,
     BundleResult,
@@ -57,23 +58,22 @@ def run(
     if data.labels != train.labels:
         raise InputError("the model was trained on other labels than the data has", "type: pipeline train")
     params = TASKS[train.task].check_params(config.decode, data.labels)
-    models = {"fp32": export.folder / export.model, "int8": quantize.folder / quantize.model}
-    files = {precision: f"model/model.{precision}.onnx" for precision in models}
-    for precision, source in models.items():
-        _put(out_dir, files[precision], source.read_bytes())
+    models = {
+        "fp32": (export.folder / export.model).read_bytes(),
+        "int8": (quantize.folder / quantize.model).read_bytes(),
+    }
+    files = {
+        precision: write_file(out_dir, f"model/model.{precision}.onnx", model) for precision, model in models.items()
+    }
 
     on_step(Step("golden frames", 0, config.golden))
-    golden = write_golden(out_dir, data, config.golden)
-    measured = {
-        precision: run_golden(out_dir, golden, file, precision, train.task, data.labels, params)
-        for precision, file in files.items()
-    }
+    golden = write_golden(out_dir, data, Deployment(models, train.task, data.labels, params), config.golden)
     on_step(Step("labelled sample", 0, config.eval_images))
     sample = write_eval(out_dir, data, config.eval_images)
 
     name = config.name or data.name
     card = model_card(name, config, data, train, export, quantize, evaluate)
-    _put(out_dir, "README.md", card.encode())
+    write_file(out_dir, "README.md", card.encode())
     on_step(Step("manifest"))
     manifest_sha256 = write_bundle(
         out_dir,
@@ -87,14 +87,11 @@ def run(
                 size_wh=data.size_wh, resize=data.resize, colour=data.colour, mean=data.mean, std=data.std
             ).model_dump(mode="json"),
             "variants": [
-                _variant(precision, file, out_dir, measured[precision], evaluate) for precision, file in files.items()
+                _variant(precision, file, models[precision], golden.tolerances[precision], evaluate)
+                for precision, file in files.items()
             ],
             "decode": params,
-            "golden": {
-                **golden.entry,
-                "outputs": {precision: part.outputs_file for precision, part in measured.items()},
-                "decoded": {precision: part.decoded_file for precision, part in measured.items()},
-            },
+            "golden": golden.entry,
             "eval": sample,
             "recommended": evaluate.recommended,
             "reason": evaluate.reason,
@@ -109,8 +106,10 @@ def run(
     return BundleResult(folder=out_dir, name=name, manifest_sha256=manifest_sha256, size_bytes=sum(sizes.values()))
 
 
-def _variant(precision: str, file: str, folder: Path, measured: Measured, evaluate: EvaluateResult) -> dict[str, Any]:
-    model = inspect((folder / file).read_bytes())
+def _variant(
+    precision: str, file: str, data: bytes, tolerances: list[Tolerance], evaluate: EvaluateResult
+) -> dict[str, Any]:
+    model = inspect(data)
     rows = [row for row in evaluate.rows if row.precision == precision]
     metrics = {f"{row.runtime}.{name}": value for row in rows for name, value in sorted(row.metrics.items())}
     return {
@@ -118,7 +117,7 @@ def _variant(precision: str, file: str, folder: Path, measured: Measured, evalua
         "file": file,
         "outputs": [TensorInfo(name=out.name, dtype=out.dtype, shape=out.shape) for out in model.outputs],
         "opset": model.opset,
-        "tolerances": measured.tolerances,
+        "tolerances": tolerances,
         "metrics": metrics,
     }
 
@@ -143,9 +142,3 @@ def _provenance(data: DataResult, train: TrainResult, export: ExportResult, quan
         ),
         "software": {name: metadata.version(name) for name in SOFTWARE},
     }  # fmt: skip
-
-
-def _put(folder: Path, name: str, content: bytes) -> None:
-    file = folder / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)

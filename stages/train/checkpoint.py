@@ -30,9 +30,9 @@ class Progress:
     best: float = -1.0
     """Highest leading metric on val."""
     best_epoch: int = 0
-    """Epoch of the kept weights: the latest of those with `best`."""
-    improved_epoch: int = 0
     """First epoch with `best`; patience counts from here."""
+    kept_epoch: int = 0
+    """Epoch of the kept weights."""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -47,11 +47,11 @@ def save_checkpoint(
     progress: Progress,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
+    kept: dict[str, Tensor],
 ) -> None:
     """Writes the state after an epoch; a kill at any moment leaves the old file or the new one, whole."""
     tensors = {f"model.{name}": tensor for name, tensor in plain(model.state_dict()).items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"kept.{name}": tensor for name, tensor in kept.items()}
     for index, state in optimizer.state_dict()["state"].items():
         present = {key: value for key, value in state.items() if isinstance(value, Tensor)}
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in plain(present).items()}
@@ -71,7 +71,7 @@ def load_checkpoint(
         optimizer: Likewise.
 
     Returns:
-        Progress and the best weights so far; None when there is no checkpoint of this training.
+        Progress and the weights kept so far; None when there is no checkpoint of this training.
 
     Raises:
         Error: the file is damaged.
@@ -87,7 +87,7 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         model.load_state_dict(_part(tensors, "model."))
         _fill_optimizer(optimizer, _part(tensors, "optimizer."))
-        return Progress(**json.loads(metadata["progress"])), _part(tensors, "best.")
+        return Progress(**json.loads(metadata["progress"])), _part(tensors, "kept.")
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         message = f"{path.name}: the checkpoint cannot be read ({str(error).splitlines()[0]})"
         raise Error(message, f"to start over, delete {path.parent}") from error

@@ -161,8 +161,20 @@ def train_step(
     return loss, raw, targets
 
 
-def evaluate(learner: Learner, examples: Examples) -> tuple[float, float]:
-    """Mean loss and leading metric, in evaluation mode and float32, without augmentation."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a network scores on a split."""
+
+    loss: float
+    """Mean over the items."""
+    metric: float
+    """The task's leading metric."""
+    error: float
+    """Standard error of the metric: the deviation of the items' qualities over the root of their number."""
+
+
+def evaluate(learner: Learner, examples: Examples) -> Measured:
+    """Measures in evaluation mode and float32, without augmentation."""
     learner.core.eval()
     results: list[Any] = []
     loss = 0.0
@@ -172,5 +184,7 @@ def evaluate(learner: Learner, examples: Examples) -> tuple[float, float]:
             raw = learner.core(learner.batch(frames))
             loss += float(learner.task.loss(raw, targets, learner.config)) * len(targets)
             results += learner.results(raw)
-    metric = learner.device_task.score(results, examples.truth.tolist())[learner.device_task.metric]
-    return loss / len(examples), metric
+    truth = examples.truth.tolist()
+    metric = learner.device_task.score(results, truth)[learner.device_task.metric]
+    error = float(learner.device_task.correct(results, truth).std()) / len(examples) ** 0.5
+    return Measured(loss / len(examples), metric, error)

@@ -161,6 +161,11 @@ def test_added_missing_and_shortened_files_are_refused(tiny_bundle):
     refused(tiny_bundle, r"golden/0\.png has \d+ bytes, the manifest says \d+")
 
 
+def test_a_signature_nobody_checks_is_refused(tiny_bundle):
+    (tiny_bundle / "manifest.sig").write_bytes(bytes(64))
+    refused(tiny_bundle, "signed .* cannot check")
+
+
 def test_links_and_special_files_are_refused(tiny_bundle, tmp_path):
     readme = tiny_bundle / "README.md"
     outside = tmp_path / "outside.md"

@@ -11,7 +11,8 @@ from edge_demo.errors import Error, InputError
 from edge_demo.manifest import InputContract, Resize
 from edge_demo.verify import golden_outputs, verify
 from stages.bundle import run
-from stages.bundle.samples import enlarged, npz, tolerance
+from stages.bundle.golden import CANDIDATES, Deployment, choose, enlarged, list_candidates, measure, tolerance
+from stages.bundle.samples import npz
 from stages.spec import (
     BundleConfig,
     DataResult,
@@ -242,7 +243,7 @@ def test_a_model_that_gives_nan_is_not_shipped(inputs, tmp_path, make_tiny_model
     broken = make_tiny_model(0)
     broken.b[:] = np.nan
     (tmp_path / "export/model.fp32.onnx").write_bytes(broken.onnx())
-    with pytest.raises(Error, match="output scores is not finite"):
+    with pytest.raises(Error, match="the fp32 model's output scores is not finite"):
         run(CONFIG, *inputs, out_dir=tmp_path / "bundle")
 
 
@@ -273,6 +274,46 @@ def test_tolerance_is_ten_times_the_measured_or_the_floor(difference, precision,
 
 def test_tolerance_of_an_output_of_zeros_is_above_zero():
     assert tolerance(np.zeros(3), np.zeros(3), "fp32") > 0
+
+
+def deployment():
+    return Deployment(models={}, task="classify", labels=LABELS, params={"roi": 1.0})
+
+
+def raw_of(scores):
+    return {"scores": np.array(scores, np.float32), "embedding": np.zeros((len(scores), 2), np.float32)}
+
+
+def test_candidates_are_spread_over_classes_and_slots(tmp_path):
+    data = write_data(tmp_path / "data", channels=3)
+    candidates = list_candidates(data, 4)
+    slots = [candidate.slot for candidate in candidates]
+    assert slots == sorted(slots)
+    assert set(slots) == {0, 1, 2, 3}
+    assert max(slots.count(slot) for slot in slots) <= CANDIDATES
+    assert len(list_candidates(data, 100)) == COUNTS["val"]
+
+
+def test_a_frame_on_the_border_between_two_answers_is_not_chosen(tmp_path):
+    candidates = list_candidates(write_data(tmp_path / "data", channels=3), 1)[:3]
+    border, clear, clearer = [0.41, 0.40, 0.1, 0.09], [0.0, 0.8, 0.2, 0.0], [0.0, 0.0, 0.0, 1.0]
+    reference = raw_of([border, clear, clearer])
+    other = raw_of([[0.40, 0.41, 0.1, 0.09], clear, clearer])
+    got = {"fp32": {"onnxruntime": reference, "openvino": other}}
+    tolerances = {"fp32": measure(got["fp32"], "fp32")}
+    assert choose(candidates, deployment(), got, tolerances) == [candidates[1]]
+
+
+def test_a_frame_within_the_tolerance_of_another_answer_is_not_chosen(tmp_path):
+    candidates = list_candidates(write_data(tmp_path / "data", channels=3), 1)[:2]
+    close, clear = (
+        raw_of([[0.41, 0.40, 0.1, 0.09], [0.0, 0.8, 0.2, 0.0]]),
+        raw_of([[0.42, 0.39, 0.1, 0.09], [0, 0.8, 0.2, 0]]),
+    )
+    got = {"fp32": {"onnxruntime": close, "openvino": clear}}
+    tolerances = {"fp32": measure(got["fp32"], "fp32")}
+    assert next(row.atol for row in tolerances["fp32"] if row.runtime == "openvino") == pytest.approx(0.1, rel=0.1)
+    assert choose(candidates, deployment(), got, tolerances) == [candidates[1]]
 
 
 def test_npz_reads_back_and_does_not_state_the_time(tmp_path, monkeypatch):

@@ -182,5 +182,5 @@ def test_checkpoint_is_safetensors_with_json_only(few: DataResult, tmp_path: Pat
         progress = json.loads(file.metadata()["progress"])
         names = set(file.keys())
     assert (progress["epoch"], progress["step"], len(progress["rows"])) == (2, 2 * STEPS, 2)
-    assert {name.partition(".")[0] for name in names} == {"model", "optimizer", "best"}
+    assert {name.partition(".")[0] for name in names} == {"model", "optimizer", "kept"}
     assert torch.get_default_dtype() == torch.float32
