@@ -21,7 +21,7 @@ from edge_demo.events import StatsEvent
 from edge_demo.image import load_cv2
 from edge_demo.loop import predictor
 from edge_demo.manifest import Manifest
-from edge_demo.outputs import Outputs, attached, parse_outputs
+from edge_demo.outputs import CAP_MB, Outputs, attached, parse_outputs
 from edge_demo.runtime import Runtime
 from edge_demo.session import Plan, Policy, Session
 from edge_demo.sinks import JsonLines
@@ -63,7 +63,7 @@ class DemoOptions:
     """Folder for recordings."""
     record_format: str = "avi"
     """`avi` survives a power cut, `webm` plays in browsers."""
-    record_cap_mb: float = 2000.0
+    record_cap_mb: float = CAP_MB
     """Size of all recordings together; the oldest are deleted."""
     mqtt: str | None = None
     """mqtt[s]://[USER@]HOST[:PORT][/PREFIX]; the password comes from the environment or a file."""

@@ -66,7 +66,7 @@ def parse_broker(url: str, password_file: Path | None, environment: Mapping[str,
             "--mqtt: a password on the command line is seen by every user",
             f"set {PASSWORD_VARIABLE}, or give --mqtt-password-file FILE",
         )
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or set(url) & set("?#"):
         raise InputError(f"--mqtt {url}: not a broker's address", EXAMPLE)
     prefix = unquote(parts.path).strip("/") or "edge"
     if set(prefix) & set("+#\0"):

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_demo.errors import InputError
 from edge_demo.image import Frame
 from edge_demo.loop import Processed
 from edge_demo.mqtt import Broker, Publisher, parse_broker
@@ -16,6 +17,7 @@ from edge_demo.session import Session
 from edge_demo.web import WebView
 from edge_demo.web_access import Access, parse_access
 
+CAP_MB = 2000.0
 CLOSE_S = 5.0  # for the last frames to reach a slow disk
 
 
@@ -38,7 +40,16 @@ def parse_outputs(
     mqtt: str | None,
     mqtt_password_file: Path | None,
 ) -> Outputs:
-    """Check what was asked for before anything is opened; InputError says what is wrong."""
+    """Check what was asked for before anything is opened; InputError says what is wrong, or has no effect."""
+    idle = {
+        "--web-token-file": (web is None and web_token_file is not None, "--web"),
+        "--record-format": (record is None and record_format != "avi", "--record DIR"),
+        "--record-cap-mb": (record is None and record_cap_mb != CAP_MB, "--record DIR"),
+        "--mqtt-password-file": (mqtt is None and mqtt_password_file is not None, "--mqtt URL"),
+    }
+    for option, (useless, needed) in idle.items():
+        if useless:
+            raise InputError(f"{option} has no effect without {needed}", f"add {needed}, or leave it out")
     return Outputs(
         parse_access(web, web_token_file) if web is not None else None,
         record_options(record, record_format, record_cap_mb) if record is not None else None,

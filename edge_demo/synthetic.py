@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_demo.sources import Captured, video_library
+from edge_demo.source import Captured, video_library
 
 SIZE_WH = (640, 480)
 FPS = 30.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +50,13 @@ def bundle_of(path: Path) -> Path:
 
 
 def bench_config(
-    runtimes: Sequence[str] | None, precisions: Sequence[str] | None, threads: str, preset: str
+    runtimes: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    threads: str,
+    preset: str,
+    extra: Mapping[str, Any],
 ) -> BenchConfig:
-    """The bench section from the command's own options.
+    """The bench section from the command's own options; of `extra` what is not None.
 
     Raises:
         InputError: a word or number is none of those allowed.
@@ -64,6 +68,7 @@ def bench_config(
     except ValueError:
         raise InputError(f"--threads {threads}: expected numbers with commas", "type e.g. --threads 1,2") from None
     section: dict[str, Any] = {"threads": counts, "preset": preset}
+    section |= {key: value for key, value in extra.items() if value is not None}
     section |= {"runtimes": list(runtimes)} if runtimes else {}
     section |= {"precisions": list(precisions)} if precisions else {}
     return check({"name": "bench", "bench": section}, {"bench": "the command line"}).bench

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from edge_demo.errors import Error, GateError, InputError
+from pipeline.bench_command import bench
 from pipeline.cli_data import data_app
 from pipeline.options import BundlePath, ConfigFile, Debug, Json, Preset, RunFolder, Runtimes, Sets, echo_json
 
@@ -56,11 +57,31 @@ def train(
     preset: Preset = None,
     run: RunFolder = None,
     sets: Sets = None,
+    list_models: Annotated[
+        bool, typer.Option("--list-models", help="Show the networks there are, what they cost, and leave.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Prepare the data and train; a killed training resumes."""
-    _run("train", config, preset, run, sets, json)
+    if list_models:
+        if config or preset or run or sets:
+            raise InputError("--list-models: takes no config, preset, run or --set", "leave them out")
+        _list_models(json)
+    else:
+        _run("train", config, preset, run, sets, json)
+
+
+def _list_models(json: bool) -> None:
+    from pipeline.console import show
+    from pipeline.models import model_cards, models_note, models_table
+
+    cards = model_cards()
+    if json:
+        echo_json(cards)
+        return
+    show(models_table(cards), stdout=True)
+    typer.echo(models_note())
 
 
 @app.command()
@@ -172,34 +193,7 @@ def _name_results(folder: Path, until: str, pack: Path | None) -> None:
 # --- the bundle ------------------------------------------------------------------------------------------------------
 
 
-@app.command()
-def bench(
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Bundle, run folder, .onnx or .xml.")],
-    runtime: Runtimes = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, bf16, f16 or int8; repeatable.")] = None,
-    threads: Annotated[str, typer.Option(metavar="N[,N...]", help="CPU threads.")] = "1",
-    preset: Annotated[Literal["quick", "standard", "thorough"], typer.Option(help="How long to measure.")] = "quick",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write bench.json; - is stdout.")
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Measure FPS, latency, memory and accuracy of every variant on this machine."""
-    from pipeline.bundles import bench_config, bundle_of
-    from pipeline.console import say, show, steps
-    from stages.bench import bench_target, table, to_json
-    from stages.bench.render import notes
-
-    config = bench_config(runtime, precision, threads, preset)
-    to_stdout = json_file == Path("-")
-    with steps("bench") as on_step:
-        document = bench_target(bundle_of(target), config, json_file=None if to_stdout else json_file, on_step=on_step)
-    if not to_stdout:
-        show(table(document), stdout=True)
-        return
-    typer.echo(to_json(document), nl=False)
-    for note in notes(document):
-        say(note)
+app.command()(bench)
 
 
 @app.command()
@@ -371,7 +365,8 @@ def _with_web_address(arguments: Sequence[str]) -> list[str]:
     """`--web` alone means the default address: typer has no option with an optional value."""
     known = list(arguments)
     for at, argument in enumerate(known):
-        if argument == "--web" and not re.search(r":\d+$", known[at + 1] if at + 1 < len(known) else ""):
+        following = known[at + 1] if at + 1 < len(known) else ""
+        if argument == "--web" and not re.fullmatch(r"\d+|[^-/][^/]*:[^/]*", following):
             known[at] = "--web=127.0.0.1:8080"
     return known
 

@@ -36,14 +36,13 @@ from stages.spec import (
     TrainResult,
     ignore,
 )
+from stages.statistics import interval
 from stages.trained import load_trained
 
-__all__ = ["run", "wilson"]
+__all__ = ["run"]
 
 Precision = Literal["fp32", "int8"]
 RUNTIMES = ("onnxruntime", "openvino")
-Z_95 = 1.959963984540054  # the standard normal's 97.5 % point
-RESAMPLES = 2000
 
 
 @dataclass(slots=True)
@@ -100,40 +99,21 @@ def run(
 def recommend(
     quantize: QuantizeResult, drop: dict[str, float], max_drop: float, metric: str, n: int
 ) -> tuple[Precision, str]:
-    """INT8 only when it passed on val and loses at most `max_drop` on test in every runtime; speed is up to bench."""
+    """INT8 only when it passed on val and loses at most `max_drop` on test in every runtime, and was chosen.
+
+    Test takes no part in the choice of a recipe; here it can only veto it.
+    """
     worst = max(drop, key=lambda name: drop[name])
     if not quantize.passed:
         limit = f"(limit {100 * quantize.max_drop:.2f}, n = {quantize.n:,})"
         return "fp32", f"INT8 loses {100 * quantize.drop:.2f} points of {metric} on val {limit}"
+    if quantize.chosen == "FP32":
+        return "fp32", quantize.reason
     on_test = f"points of {metric} on test in {worst} (limit {100 * max_drop:.2f}, n = {n:,})"
     if not within(drop[worst], max_drop):
         return "fp32", f"INT8 loses {100 * drop[worst]:.2f} {on_test}"
     verb = "loses at most" if drop[worst] >= 0 else "gains at least"
     return "int8", f"INT8 {verb} {100 * abs(drop[worst]):.2f} {on_test}"
-
-
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """95 % score interval of a share of `n` items, within 0..1.
-
-    Source: Wilson 1927, JASA 22(158), pages 209-212, doi:10.1080/01621459.1927.10502953.
-    """
-    share, square = successes / n, Z_95 * Z_95
-    centre = (share + square / (2 * n)) / (1 + square / n)
-    half = Z_95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % interval of the mean: Wilson where every item is right or wrong, else a seeded percentile bootstrap.
-
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
-    """
-    if np.isin(values, (0.0, 1.0)).all():
-        return wilson(float(values.sum()), len(values))
-    rng = np.random.default_rng(0)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _measure(

@@ -121,13 +121,15 @@ class DataResult(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """Which network, and its two dials."""
+    """Which network, and its dials; one that the network does not have is refused."""
 
     model_config = STRICT
     name: str = "resnet"
     """Key of `stages.models.MODELS`."""
     depth: Positive = 1
     width: Positive = 16
+    activation: Literal["auto", "relu", "relu6", "silu", "hardswish"] = "auto"
+    """auto: the network's own, relu6 for `mobile`, relu elsewhere. silu and hardswish do not fuse into INT8 layers."""
     dropout: Fraction = 0.0
 
 
@@ -259,22 +261,70 @@ class ExportResult(BaseModel):
 
 
 class QuantizeConfig(BaseModel):
-    """Post-training static INT8, calibrated on training images, gated on val."""
+    """INT8 for both runtimes: a search over recipes, calibrated on training images, judged on val."""
 
     model_config = STRICT
     images: Positive = 256
     """Calibration images, stratified, from train."""
-    method: Literal["minmax", "entropy", "percentile"] = "minmax"
-    ops: Literal["all", "conv-only"] = "all"
+    search: Literal["quick", "thorough"] = "quick"
+    """quick: recipes from the cheapest on, the first that holds its accuracy and is faster than FP32; thorough: all of
+    them, the fastest of those."""
+    target: Literal["auto", "x86-vnni", "x86-avx2", "arm64"] = "auto"
+    """Whose integer instructions the file is made for; auto: this machine's. x86-avx2 has 7-bit weights, because its
+    16-bit sums would saturate. Where it is not this machine's, speed is not judged here: bench does that there."""
     max_drop: Annotated[float, Field(ge=0)] = 0.003
-    """Largest allowed drop of the metric on val, FP32 minus INT8, in either runtime. Beyond: FP32 is recommended."""
+    """Largest allowed drop of the metric on val, FP32 minus INT8, in either runtime. On a small val one item is worth
+    more than that, so up to twice as much passes while the exact McNemar test on the same items gives chance a p above
+    0.05; drop, counts and p are recorded, and `evaluate.max_int8_drop` on test knows no such allowance.
+    Beyond: FP32 is recommended."""
     required: bool = False
     """True: a drop beyond `max_drop` ends the run with exit code 3 instead of recommending FP32."""
     seed: Count = 0
 
 
+class Candidate(BaseModel):
+    """One recipe of the search, measured from its saved file; FP32 itself is the first row."""
+
+    model_config = RESULT
+    name: str
+    metric: dict[str, float] = {}
+    """runtime -> metric on val; empty where the recipe could not be measured, or there are no labels."""
+    ci95: dict[str, tuple[float, float]] = {}
+    """runtime -> 95 % interval of it: Wilson for shares, else bootstrap."""
+    paired: dict[str, tuple[int, int]] = {}
+    """runtime -> (FP32 right and this wrong, FP32 wrong and this right), in items."""
+    p_value: dict[str, float] = {}
+    """runtime -> exact McNemar test of those two counts."""
+    agreement: dict[str, float] = {}
+    """runtime -> share of items with the same decoded answer as FP32."""
+    sqnr_db: float | None = None
+    """Signal to quantization noise of the raw outputs, the worse runtime."""
+    fused: dict[str, str] = {}
+    """runtime -> e.g. `6 of 6 convolutions INT8`."""
+    size_bytes: int = 0
+    speed: dict[str, tuple[float, float, float]] = {}
+    """runtime -> CPU time of one FP32 inference over that of this file, batch 1, one thread: median and 95 % interval
+    over alternating rounds; > 1 is faster."""
+    rounds: int = 0
+    verdict: Literal["chosen", "rejected", "not needed", "reference"]
+    reason: str
+    """One sentence."""
+
+
+class LayerRow(BaseModel):
+    """How much of the output's accuracy one node costs when it alone is in INT8."""
+
+    model_config = RESULT
+    node: str
+    operator: str
+    sqnr_db: float
+
+
 class QuantizeResult(BaseModel):
-    """One INT8 file for both runtimes, re-measured from disk."""
+    """One INT8 file for both runtimes, re-measured from disk: the chosen candidate, or the best one that was rejected.
+
+    The figures are that file's; `chosen` says whether it is worth shipping.
+    """
 
     model_config = RESULT
     folder: Path = Field(default=Path(), exclude=True)
@@ -292,6 +342,7 @@ class QuantizeResult(BaseModel):
     """Worst over the runtimes, FP32 minus INT8; negative when INT8 is better."""
     max_drop: float
     passed: bool
+    """Whether the drop is allowed by `quantize.max_drop`; speed is not part of it."""
     sqnr_db: float
     agreement: dict[str, float]
     """runtime -> share of val images with the same decoded answer as FP32."""
@@ -300,6 +351,16 @@ class QuantizeResult(BaseModel):
     size_bytes: int
     calibration: dict[str, Any]
     """n, digest, mean, std of what the calibrator saw, and what training saw."""
+    search: str = "quick"
+    target: str = ""
+    """What the file is made for, never `auto`."""
+    chosen: str = ""
+    """Name of the chosen candidate; `FP32` when none is worth shipping."""
+    reason: str = ""
+    """The choice in one sentence."""
+    candidates: tuple[Candidate, ...] = ()
+    sensitivity: tuple[LayerRow, ...] = ()
+    """Worst first."""
     gates: tuple[Gate, ...] = ()
 
 

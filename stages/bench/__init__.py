@@ -5,6 +5,7 @@ This file stays light: `python -m stages.bench.worker` imports it, and the worke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from stages.bench.document import BenchDocument
+    from stages.bench.stage import Demands
     from stages.spec import BenchConfig, BenchResult, BundleResult, OnStep
 
 
@@ -23,13 +25,20 @@ def run(config: BenchConfig, bundle: BundleResult, *, out_dir: Path, on_step: On
 
 
 def bench_target(
-    target: Path, config: BenchConfig, *, json_file: Path | None = None, on_step: OnStep | None = None
+    target: Path | Sequence[Path],
+    config: BenchConfig,
+    *,
+    json_file: Path | None = None,
+    on_step: OnStep | None = None,
+    demands: Demands | None = None,
 ) -> BenchDocument:
-    """Measure a bundle, run folder, .onnx or .xml; see `stages.bench.stage.bench_target`."""
+    """Measure bundles, run folders, .onnx or .xml files; see `stages.bench.stage.bench_target`."""
     from stages.bench import stage
     from stages.spec import ignore
 
-    return stage.bench_target(target, config, json_file=json_file, on_step=on_step or ignore)
+    return stage.bench_target(
+        target, config, json_file=json_file, on_step=on_step or ignore, demands=demands or stage.Demands()
+    )
 
 
 def table(document: BenchDocument) -> Table:

@@ -61,7 +61,8 @@ def compare(document: BenchDocument, base: BenchDocument, name: str, gates: Sequ
     pairs = [(row, theirs[row.id]) for row in document.variants if row.id in theirs]
     if not pairs:
         raise InputError(
-            f"{name}: no row in common: it has {', '.join(theirs)}", f"here: {', '.join(r.id for r in document.variants)}"
+            f"{name}: no row in common: it has {', '.join(theirs)}",
+            f"here: {', '.join(r.id for r in document.variants)}",
         )
     same_host = document.system.fingerprint == base.system.fingerprint
     both_clean = document.status == base.status == "clean"

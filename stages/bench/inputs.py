@@ -72,7 +72,9 @@ def asked_shapes(specs: Sequence[TensorSpec], given: Sequence[str]) -> dict[str,
     for text in given:
         name, separator, numbers = text.rpartition("=")
         if not separator and len(specs) > 1:
-            raise InputError(f"--shape {text}: the model has {len(specs)} inputs", f"name one of: {', '.join(declared)}")
+            raise InputError(
+                f"--shape {text}: the model has {len(specs)} inputs", f"name one of: {', '.join(declared)}"
+            )
         name = name if separator else specs[0].name
         if name not in declared:
             raise InputError(f"--shape {text}: no input {name!r}", f"the model takes: {', '.join(declared)}")

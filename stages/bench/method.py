@@ -175,7 +175,7 @@ def _launch(launch: int, arms: list[Record], rng: np.random.Generator, lab: Lab,
                 workers.append((record, worker))
         for number in range(lab.plan.rounds):
             for position, arm in enumerate(rng.permutation(len(workers))):
-                _slice((launch, number, position), *workers[arm], lab)
+                _slice((launch, number, position), workers[arm][0], workers[arm][1], lab)
             progress.step(f"launch {launch + 1} of {lab.plan.launches}: round {number + 1} of {lab.plan.rounds}")
         for record, worker in workers:
             _finish(launch, record, worker, lab)

@@ -42,7 +42,9 @@ def recommend(
     """
     working = [row for row in rows.values() if row.status != "failed"]
     missed = {row.id: _missed(row, limits) for row in working}
-    allowed = [row for row in working if not missed[row.id] and (row is working[0] or not _objection(row, fp32_because))]
+    allowed = [
+        row for row in working if not missed[row.id] and (row is working[0] or not _objection(row, fp32_because))
+    ]
     met = bool(allowed)
     best, passed_over = (allowed or working)[0], []
     for row in working:
@@ -80,7 +82,9 @@ def _missed(row: VariantRow, limits: Limits) -> str:
     if limits.max_rss_mb is not None:
         peak = row.memory.vmhwm if row.memory else None
         if peak is None or peak / 1e6 > limits.max_rss_mb:
-            return f"RSS {'unknown' if peak is None else f'{peak / 1e6:.0f} MB'}, at most {limits.max_rss_mb:g} MB asked"
+            return (
+                f"RSS {'unknown' if peak is None else f'{peak / 1e6:.0f} MB'}, at most {limits.max_rss_mb:g} MB asked"
+            )
     if limits.min_accuracy is not None and (row.accuracy is None or row.accuracy.value < limits.min_accuracy):
         value = "was not measured" if row.accuracy is None else f"{row.accuracy.value:.4f}"
         return f"accuracy {value}, {limits.min_accuracy:g} asked"

@@ -47,16 +47,16 @@ def cells(row: VariantRow, size_bytes: int, metric: str) -> tuple[str, ...]:
 
     `metric` is what the table's speeds are by; a row of several threads on a busy host says so when its own differs.
     """
-    if row.ratio is None or row.latency_us is None or row.cold is None:
-        return (row.id, "failed", *["-"] * (len(COLUMNS) - 2))
-    point, low, high = row.ratio.headline
-    by = "" if row.ratio.metric == metric else f" {row.ratio.metric}"
-    speed = f"{point:.2f}x{by}\n[{low:.2f}, {high:.2f}]\n{row.ratio.verdict}"
-    percentiles = (row.latency_us.p50, row.latency_us.p90, row.latency_us.p99)
+    # Long ids break before the scenario, so that the table stays as wide as a small terminal.
+    name = row.id.removesuffix(f"-{row.scenario}") + ("" if row.scenario == "single" else f"\n{row.scenario}")
+    if row.status == "failed" or row.cold is None:
+        return (name, "failed", *["-"] * (len(COLUMNS) - 2))
+    latency = row.latency_us
+    percentiles = (latency.p50, latency.p90, latency.p99) if latency else (None, None, None)
     peak = None if row.memory is None or row.memory.vmhwm is None else row.memory.vmhwm / 1e6
     return (
-        row.id,
-        "baseline" if row.ratio.baseline == row.id else speed,
+        name,
+        speed(row, metric),
         fps(row),
         "\n".join(number(None if us is None else us / 1e3) for us in percentiles),
         accuracy(row),
@@ -65,8 +65,24 @@ def cells(row: VariantRow, size_bytes: int, metric: str) -> tuple[str, ...]:
     )
 
 
+def speed(row: VariantRow, metric: str) -> str:
+    """The ratio to the baseline with its interval and verdict; of `sustain` the end against the beginning."""
+    if row.sustain is not None:
+        point, low, high = row.sustain.cpu
+        return f"{point:.2f}x\n[{low:.2f}, {high:.2f}]\nend/start cpu"
+    if row.ratio is None:
+        return "-"
+    if row.ratio.baseline == row.id:
+        return "baseline"
+    point, low, high = row.ratio.headline
+    by = "" if row.ratio.metric == metric else f" {row.ratio.metric}"
+    return f"{point:.2f}x{by}\n[{low:.2f}, {high:.2f}]\n{row.ratio.verdict}"
+
+
 def fps(row: VariantRow) -> str:
-    """Frames per second; on a busy host the estimate from CPU time, marked as one."""
+    """Frames per second; on a busy host the estimate from CPU time, marked as one; of a camera what was missed."""
+    if row.camera is not None:
+        return f"{100 * row.camera.miss_rate:.1f} %\nmissed at\n{row.camera.fps_target:g}"
     if row.fps is None:
         return "-"
     if row.fps.median is not None:
@@ -92,8 +108,46 @@ def number(value: float | None) -> str:
 
 
 def notes(document: BenchDocument) -> list[str]:
-    """What was executed, warnings, failures, and the recommendation last."""
-    executed = [f"{row.id} runs {summary(row.executed)}" for row in document.variants if row.executed]
+    """What was executed and found per scenario, warnings, gates, failures, and the recommendation last."""
     warnings = [f"note: {warning}" for warning in document.warnings]
-    failed = [f"{row.id} failed: {row.reason}" for row in document.variants if row.status == "failed"]
-    return [*executed, *warnings, *failed, document.recommended.reason]
+    found = document.comparison
+    compared = [f"{gate.outcome}: {gate.variant}: {gate.reason}" for gate in found.gates] if found else []
+    return [*details(document), *warnings, *(found.notes if found else ()), *compared, document.recommended.reason]
+
+
+def details(document: BenchDocument) -> list[str]:
+    """What the table has no column for, in sentences."""
+    said: list[str] = []
+    known: set[tuple[str, ...]] = set()
+    for row in document.variants:
+        runs = (row.runtime, row.precision, row.target, summary(row.executed))
+        if row.executed and runs not in known:
+            said.append(f"{row.id} runs {runs[-1]}")
+        known.add(runs)
+    for row in document.variants:
+        said += _of_scenario(row)
+    return said + [f"{row.id} failed: {row.reason}" for row in document.variants if row.status == "failed"]
+
+
+def _of_scenario(row: VariantRow) -> list[str]:
+    said = []
+    if sweep := row.config_effective.get("jobs_sweep"):
+        rates = ", ".join(f"{jobs}: {rate:,.0f}/s" for jobs, rate in sweep.items())
+        said.append(f"{row.id} runs {row.config_effective['jobs']} at a time; tried {rates}")
+    if row.camera is not None:
+        low, high = row.camera.ci95
+        said.append(
+            f"{row.id}: {row.camera.missed} of {row.camera.frames} frames missed at {row.camera.fps_target:g} FPS "
+            f"[{100 * low:.1f}, {100 * high:.1f}] %, {row.camera.cpu_percent:.1f} % of one CPU"
+        )
+    if row.stage_us is not None:
+        said.append(f"{row.id}: " + ", ".join(f"{name} {number(us / 1e3)} ms" for name, us in row.stage_us.items()))
+    if row.sustain is not None:
+        point, low, high = row.sustain.cpu
+        before, after = row.sustain.temp_c
+        heat = "" if before is None or after is None else f", {before:.0f} -> {after:.0f} C"
+        said.append(
+            f"{row.id}: after {row.sustain.minutes:.1f} minutes {point:.2f}x [{low:.2f}, {high:.2f}] the speed of the "
+            f"start by CPU time{heat}"
+        )
+    return said

@@ -127,7 +127,7 @@ def speed_ratios(of: Record, against: Record, launches: int, seed: int, level: f
 
 def batch_of(record: Record) -> int:
     """Frames per inference: the first dimension of a picture input, else 1."""
-    first = next(iter(record.loads[0]["inputs"].values()), []) if record.loads else []
+    first: list[Any] = next(iter(record.loads[0]["inputs"].values()), []) if record.loads else []
     return int(first[1]) if len(first) == 5 else 1
 
 

@@ -6,7 +6,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Demands:
     against: Path | None = None
     """Another bundle or model, measured in the same rounds."""
     fail_if: tuple[str, ...] = ()
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,7 @@ def _measured(
         baseline=first.baseline.variant.id,
         variants=tuple(measured),
         aa=facts[first.scenario].aa,
-        recommended=recommend(
-            candidates, records, first.plan.launches, first.host, own.fp32_because, demands.limits
-        ),
+        recommended=recommend(candidates, records, first.plan.launches, first.host, own.fp32_because, demands.limits),
         scenarios=facts,
     )
     if demands.against is None:

@@ -6,12 +6,18 @@ import hashlib
 import json
 import os
 import platform
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from stages.bench import proc
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "opencv-python", "opencv-python-headless", "train-to-edge")
 
@@ -72,6 +78,53 @@ def system(root: Path = proc.ROOT) -> System:
         psi_cpu=proc.psi_cpu(root),
         fingerprint=hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:16],
     )
+
+
+def raspberry_pi() -> dict[str, str]:
+    """What a Raspberry Pi's firmware says: throttling bits in words, temperature, clock; empty elsewhere.
+
+    Source: Raspberry Pi documentation, "vcgencmd".
+    """
+    if shutil.which("vcgencmd") is None:
+        return {}
+    told = {name: _ask(*words) for name, words in {"throttled": ("get_throttled",), "temperature": ("measure_temp",),
+            "clock": ("measure_clock", "arm"), "power": ("pmic_read_adc",)}.items()}  # fmt: skip
+    return {name: throttled_words(text) if name == "throttled" else text for name, text in told.items() if text}
+
+
+def _ask(*words: str) -> str:
+    done = subprocess.run(["vcgencmd", *words], capture_output=True, text=True, timeout=5, check=False)
+    return " ".join(done.stdout.split()) if done.returncode == 0 else ""
+
+
+THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+
+
+def throttled_words(text: str) -> str:
+    """`throttled=0x50005` in words: bits 0 to 3 are now, 16 to 19 since boot; the text itself if it does not parse."""
+    try:
+        bits = int(text.rpartition("=")[2], 16)
+    except ValueError:
+        return text
+    now = [word for bit, word in THROTTLED.items() if bits >> bit & 1]
+    before = [word for bit, word in THROTTLED.items() if bits >> (bit + 16) & 1]
+    return f"now: {', '.join(now) or 'none'}; since boot: {', '.join(before) or 'none'}"
+
+
+def host_table() -> Table:
+    """Everything known about this host, for people; what cannot be read here is said to be unknown."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    facts = system().model_dump()
+    rapl = proc.energy_j()
+    facts |= {"temp_c": proc.temp_c(), "throttle_count": proc.throttle_count(), "freq_mhz": proc.freq_mhz(),
+              "energy_counter": "rapl" if rapl else None, **raspberry_pi(), **software()}  # fmt: skip
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in facts.items():
+        listed = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        table.add_row(name, escape("unknown" if listed is None else str(listed)))
+    return table
 
 
 def software() -> dict[str, str]:

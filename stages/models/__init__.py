@@ -1,27 +1,51 @@
 """The networks, as plain modules: float32 NCHW batch -> (logits, embedding). Registry: `MODELS`.
 
 A new model is one file here and one row in `MODELS`. Only operators that run as INT8 in both runtimes: convolution
-followed by batch norm (folded at export), ReLU, addition, max pooling, a linear layer. No module is used twice.
+followed by batch norm (folded at export), ReLU, addition, pooling, a linear layer. No module is used twice.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
 
 from edge_demo.errors import InputError
 from stages.models.convnet import convnet
-from stages.models.counts import macs, parameters
+from stages.models.counts import macs, parameters, receptive_field
+from stages.models.fast import fast
+from stages.models.mlp import mlp
+from stages.models.mobile import mobile
+from stages.models.perceptron import perceptron
 from stages.models.resnet import resnet
 from stages.spec import ModelConfig
 
+__all__ = ["MODELS", "Builder", "Network", "build", "macs", "network", "parameters", "receptive_field"]
+
 Builder = Callable[[ModelConfig, int, tuple[int, int], int], nn.Module]
 
-MODELS: dict[str, Builder] = {"convnet": convnet, "resnet": resnet}
 
-__all__ = ["MODELS", "Builder", "build", "describe", "macs", "parameters"]
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A row of the registry."""
+
+    build: Builder
+    int8: str
+    """What of it ONNX Runtime and OpenVINO both run in INT8, activations apart."""
+
+
+MODELS: dict[str, Network] = {
+    "perceptron": Network(perceptron, "matrix product"),
+    "mlp": Network(mlp, "matrix products"),
+    "convnet": Network(convnet, "convolutions, max pooling, matrix product"),
+    "fast": Network(fast, "convolutions, max pooling, matrix product"),
+    "resnet": Network(resnet, "convolutions, additions, max pooling, matrix product"),
+    "mobile": Network(
+        mobile, "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime"
+    ),
+}
 
 
 def build(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_labels: int) -> nn.Module:
@@ -40,19 +64,15 @@ def build(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_l
     Raises:
         InputError: unknown name, a dial that the network does not have, or a picture too small for it.
     """
-    return _builder(config.name)(config, in_channels, size_wh, num_labels)
+    return network(config.name).build(config, in_channels, size_wh, num_labels)
 
 
-def describe(name: str) -> str:
-    """One line about a network, for people.
+def network(name: str) -> Network:
+    """The row of a name.
 
     Raises:
         InputError: unknown name.
     """
-    return (_builder(name).__doc__ or "").partition("\n")[0]
-
-
-def _builder(name: str) -> Builder:
     if name in MODELS:
         return MODELS[name]
     close = difflib.get_close_matches(name, MODELS, n=1)

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edge_demo.errors import InputError
+from stages.models.layers import Act, activation, refuse_dials, refuse_small
 from stages.spec import ModelConfig
 
 SMALLEST = 10  # two valid 3x3 convolutions and two halvings leave one value: (10 - 2) / 2 = 4, (4 - 2) / 2 = 1
 
 
 class Convnet(nn.Module):
-    """Conv 32 3x3, max pool, Conv 64 3x3, max pool, flatten, dropout, linear; ReLU, no padding.
+    """Conv 32 3x3, max pool, Conv 64 3x3, max pool, flatten, dropout, linear; no padding.
+
+    The example's activation is ReLU.
 
     Source: F. Chollet, "Simple MNIST convnet", https://keras.io/examples/vision/mnist_convnet/. Initialization as in
     Keras: Glorot uniform weights (Glorot and Bengio 2010), zero biases.
     """
 
-    def __init__(self, in_channels: int, size_wh: tuple[int, int], num_labels: int, dropout: float) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        size_wh: tuple[int, int],
+        num_labels: int,
+        dropout: float,
+        act: Act,
+    ) -> None:
         super().__init__()
         width, height = (((side - 2) // 2 - 2) // 2 for side in size_wh)
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 32, 3),
-            nn.ReLU(),
+            act(),
             nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3),
-            nn.ReLU(),
+            act(),
             nn.MaxPool2d(2),
             nn.Flatten(),
         )
@@ -44,14 +53,11 @@ class Convnet(nn.Module):
 
 
 def convnet(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_labels: int) -> nn.Module:
-    """The Keras MNIST example: two 3x3 convolutions with max pooling, dropout, one linear layer; no dials but dropout.
+    """The Keras MNIST example: two 3x3 convolutions with max pooling, dropout, one linear layer; fixed in size.
 
     Raises:
         InputError: `depth` or `width` set, or a side below 10 pixels.
     """
-    for dial in ("depth", "width"):
-        if getattr(config, dial) != ModelConfig.model_fields[dial].default:
-            raise InputError(f"train.model.{dial}: has no effect on convnet", "leave it out, or choose resnet")
-    if min(size_wh) < SMALLEST:
-        raise InputError(f"data.size_wh: {size_wh[0]}x{size_wh[1]} is too small for convnet", f"use {SMALLEST} or more")
-    return Convnet(in_channels, size_wh, num_labels, config.dropout)
+    refuse_dials(config, "depth", "width")
+    refuse_small(config.name, size_wh, SMALLEST)
+    return Convnet(in_channels, size_wh, num_labels, config.dropout, activation(config))

@@ -1,7 +1,9 @@
-"""What a network costs: parameters, and multiply-accumulates of one picture."""
+"""What a network costs and sees: parameters, multiply-accumulates of one picture, receptive field."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import UnionType
 from typing import Any
 
 import torch
@@ -28,7 +30,44 @@ def macs(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> int:
         elif isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
 
-    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    _run_with(count, nn.Conv2d | nn.Linear, model, in_channels, size_wh)
+    return total
+
+
+def receptive_field(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> int:
+    """Side in pixels of the square that one value of the last feature map depends on, before pooling over all of it.
+
+    May be larger than the picture. A network without convolutions sees the whole picture: its longer side.
+
+    Along the network, a kernel k with stride s widens the field by (k - 1) j, where j is the distance of neighbouring
+    values in pixels, and j becomes j s. Layers count in the order they run, so this holds for side branches of kernel 1
+    and stride 1, such as the shortcut of a residual block. Source: Araujo, Norris and Sim 2019, "Computing Receptive
+    Fields of Convolutional Neural Networks", Distill, doi:10.23915/distill.00021, equation 2.
+    """
+    field, jump, seen = 1, 1, 0
+
+    def widen(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        nonlocal field, jump, seen
+        kernel, stride = (_side(getattr(module, name)) for name in ("kernel_size", "stride"))
+        field, jump, seen = field + (kernel - 1) * jump, jump * stride, seen + 1
+
+    _run_with(widen, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, model, in_channels, size_wh)
+    return field if seen else max(size_wh)
+
+
+def _side(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else max(value)
+
+
+def _run_with(
+    hook: Callable[[nn.Module, Any, Tensor], None],
+    kinds: type[nn.Module] | UnionType,
+    model: nn.Module,
+    in_channels: int,
+    size_wh: tuple[int, int],
+) -> None:
+    """Runs the network once on zeros in evaluation mode, with a hook on some of its layers; leaves it as it was."""
+    handles = [module.register_forward_hook(hook) for module in model.modules() if isinstance(module, kinds)]
     was_training = model.training
     device = next(model.parameters()).device
     width, height = size_wh
@@ -39,4 +78,3 @@ def macs(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> int:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return total

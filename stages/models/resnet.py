@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from torch import Tensor, nn
 
-from edge_demo.errors import InputError
+from stages.models.layers import Act, activation, conv_norm, he_normal, refuse_small
 from stages.spec import ModelConfig
 
 LAST_SIDE = 8  # stages halve the picture until its longer side is at most this
 MAX_GROWTH = 8  # channels double per stage, up to this many times `width`
 SMALLEST = 8
-
-
-def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> OrderedDict[str, nn.Module]:
-    """Convolution and the batch norm that export folds into it (so it needs no bias), named for the state dict."""
-    padding = (kernel - stride + 1) // 2
-    return OrderedDict(
-        conv=nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False),
-        norm=nn.BatchNorm2d(out_channels),
-    )
 
 
 class Block(nn.Module):
@@ -30,17 +19,17 @@ class Block(nn.Module):
     so both runtimes fuse it into the convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, act: Act) -> None:
         super().__init__()
-        self.first = nn.Sequential(conv_norm(in_channels, out_channels, 3) | {"relu": nn.ReLU()})
+        self.first = nn.Sequential(conv_norm(in_channels, out_channels, 3) | {"act": act()})
         self.second = nn.Sequential(conv_norm(out_channels, out_channels, 3))
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Sequential(conv_norm(in_channels, out_channels, 1))
-        self.relu = nn.ReLU()
+        self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, h, w) -> (N, out_channels, h, w)."""
-        out: Tensor = self.relu(self.second(self.first(x)) + self.shortcut(x))
+        out: Tensor = self.act(self.second(self.first(x)) + self.shortcut(x))
         return out
 
 
@@ -52,24 +41,30 @@ class Resnet(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, size_wh: tuple[int, int], num_labels: int, depth: int, width: int, dropout: float
+        self,
+        in_channels: int,
+        size_wh: tuple[int, int],
+        num_labels: int,
+        depth: int,
+        width: int,
+        dropout: float,
+        act: Act,
     ) -> None:
         super().__init__()
         channels = 2 * width
-        self.stem = nn.Sequential(conv_norm(in_channels, channels, 6, stride=2) | {"relu": nn.ReLU()})
+        self.stem = nn.Sequential(conv_norm(in_channels, channels, 6, stride=2) | {"act": act()})
         side = max(size_wh) // 2
-        stages: list[list[nn.Module]] = [[Block(channels, channels) for _ in range(depth)]]
+        stages: list[list[nn.Module]] = [[Block(channels, channels, act) for _ in range(depth)]]
         while side > LAST_SIDE or len(stages) < 2:
             grown = min(2 * channels, MAX_GROWTH * width)
-            stages.append([nn.MaxPool2d(2), Block(channels, grown), *(Block(grown, grown) for _ in range(depth - 1))])
+            more = [Block(grown, grown, act) for _ in range(depth - 1)]
+            stages.append([nn.MaxPool2d(2), Block(channels, grown, act), *more])
             channels, side = grown, side // 2
         self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
         self.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_labels)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_normal(self)
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """float32 (N, C, H, W) -> logits (N, num_labels), embedding (N, channels of the last stage)."""
@@ -83,6 +78,5 @@ def resnet(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     Raises:
         InputError: a side below 8 pixels.
     """
-    if min(size_wh) < SMALLEST:
-        raise InputError(f"data.size_wh: {size_wh[0]}x{size_wh[1]} is too small for resnet", f"use {SMALLEST} or more")
-    return Resnet(in_channels, size_wh, num_labels, config.depth, config.width, config.dropout)
+    refuse_small(config.name, size_wh, SMALLEST)
+    return Resnet(in_channels, size_wh, num_labels, config.depth, config.width, config.dropout, activation(config))

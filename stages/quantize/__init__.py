@@ -1,26 +1,28 @@
-"""FP32 to INT8: one QDQ file that both runtimes execute in integers, and what it costs on val, measured from that file.
+"""FP32 to INT8: a search for one QDQ file that both runtimes run in integers, that stays accurate and is faster.
 
-Activations unsigned, weights signed and per channel (U8S8). ONNX Runtime's own default (S8S8) is not offered: on x86 it
-leaves convolutions in float there, and OpenVINO refuses to compile it on CPUs with AMX.
+What it costs is measured on val, from the saved files; FP32 is kept, with the reason, where no recipe is worth it.
 """
 
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edge_demo import tasks
-from edge_demo.errors import Error
 from stages import onnx_graph
 from stages.arrays import load_frames, load_truth
-from stages.inference import within
-from stages.quantize.calibration import Calibration, Reader, collect
-from stages.quantize.census import fused
-from stages.quantize.comparison import Comparison, compare
+from stages.quantize import verdict
+from stages.quantize.calibration import Calibration, collect, preprocessed
+from stages.quantize.comparison import Stand, measured, open_stand, reference_row
+from stages.quantize.fine_tune import fine_tuned
+from stages.quantize.recipes import Recipe, Source, batch_readers, prepared
+from stages.quantize.search import Found, Tools, search
+from stages.quantize.target import host_target, reduce_range, resolved
 from stages.spec import (
     DataResult,
     ExportResult,
@@ -34,21 +36,7 @@ from stages.spec import (
 )
 from stages.tasks import TASKS
 
-__all__ = ["quantized_core", "run"]
-
-RUNTIMES = ("onnxruntime", "openvino")
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
-}
-# What a ReLU network is made of. Left out: sigmoids, products and the like, which ONNX Runtime runs faster in float
-# (measured on inverted-residual networks: 1.64 times FP32 speed against 1.53 with every operator in INT8).
-CONV_ONLY = [
-    *("Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool"),
-    *("Concat", "Resize", "ReduceMean", "Reshape", "Flatten"),
-]
-OPERATORS: dict[str, list[str] | None] = {"all": None, "conv-only": CONV_ONLY}
+__all__ = ["run"]
 
 
 def run(
@@ -60,62 +48,66 @@ def run(
     out_dir: Path,
     on_step: OnStep = ignore,
 ) -> QuantizeResult:
-    """Write `core.int8.onnx` and `model.int8.onnx`, and measure the saved files on val in both runtimes.
+    """Write `core.int8.onnx` and `model.int8.onnx`: the chosen recipe's, or the best one's when FP32 is kept.
 
     Raises:
         InputError: too few calibration images, or of another size; an exported file that is no model.
-        Error: calibration data that is not what training saw; a graph that cannot be quantized.
+        Error: calibration data that is not what training saw; not one recipe works in both runtimes.
     """
-    on_step(Step("calibrate", note=f"INT8: U8S8, {config.method}, {config.images} training images"))
+    target = resolved(config.target)
+    on_step(Step("calibrate", note=f"INT8 for {target}: {config.search} search, {config.images} training images"))
     calibration = collect(config, data)
-    core = quantized_core(config, export.folder / export.core, calibration)
-    onnx_graph.save(core, out_dir / "core.int8.onnx")
-    size_bytes = onnx_graph.save(_deployed(core, export, train.task), out_dir / "model.int8.onnx")
-    compared: dict[str, Comparison] = {}
+    core = export.folder / export.core
+    name = onnx_graph.input_names(onnx_graph.load(core))[0]
+    source = prepared(core, batch_readers(name, calibration.batch))
+    files = export.folder / export.pre, core, export.folder / export.model
     frames, truth = load_frames(data, "val"), list(load_truth(data, "val"))
-    for name in RUNTIMES:
-        on_step(Step("compare on val", len(compared), len(RUNTIMES)))
-        models = export.folder / export.model, out_dir / "model.int8.onnx"
-        cores = export.folder / export.pre, export.folder / export.core, out_dir / "core.int8.onnx"
-        compared[name] = compare(name, models, cores, frames, truth, train.task, data.labels)
-    facts = {"method": config.method, "ops": config.ops, **calibration.facts}
-    return _result(config, train.task, compared, out_dir, len(truth), size_bytes, facts)
+    deploy = partial(_deployed, export=export, task=train.task)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open_stand(train.task, data.labels, frames, truth, files, deploy, Path(scratch)) as stand,
+    ):
+        found = search(_tools(config, target, data, source, calibration, stand, on_step), config.search == "thorough")
+        assert found.best.core is not None  # the best is one that works
+        onnx_graph.save(found.best.core, out_dir / "core.int8.onnx")
+        onnx_graph.save(deploy(found.best.core), out_dir / "model.int8.onnx")
+        result = _result(config, target, train.task, stand, found, calibration, out_dir)
+    for row in result.candidates:
+        on_step(Step("INT8", note=f"INT8 {row.verdict}: {row.name}: {row.reason}"))
+    return result
 
 
-def quantized_core(config: QuantizeConfig, core: Path, calibration: Calibration) -> ModelProto:
-    """The bare network in INT8 (QDQ), with the FP32 one's inputs and outputs. The same inputs give the same bytes.
+def _tools(
+    config: QuantizeConfig,
+    target: str,
+    data: DataResult,
+    source: Source,
+    calibration: Calibration,
+    stand: Stand,
+    on_step: OnStep,
+) -> Tools:
+    fp32 = {name: reference.metric for name, reference in stand.fp32.items()}
+    train_frames = load_frames(data, "train")
 
-    No calibration cache: ONNX Runtime's does not look at the data, and would reuse the ranges of another set.
+    def draw(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
+        picked = np.sort(rng.choice(len(train_frames), min(n, len(train_frames)), replace=False))
+        return preprocessed(data, train_frames[picked])
 
-    Raises:
-        InputError: not a model.
-        Error: ONNX Runtime cannot quantize it.
-    """
-    source = onnx_graph.load(core)
-    name = onnx_graph.input_names(source)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
-        try:
-            # No symbolic shape inference: the exporter has written every shape, and it fails on global max pooling.
-            quant_pre_process(core, prepared, skip_symbolic_shape=True)
-            quantize_static(
-                prepared,
-                quantized,
-                Reader(name, calibration.batch),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=OPERATORS[config.ops],
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=METHODS[config.method],
-            )
-        except (RuntimeError, ValueError, TypeError) as error:
-            detail = (str(error).splitlines() or [type(error).__name__])[0]
-            raise Error(f"{core.name}: ONNX Runtime cannot quantize it: {detail}") from error
-        model = onnx_graph.load(quantized)
-    if "QuantizeLinear" not in onnx_graph.operators(model):
-        raise Error(f"{core.name}: nothing in this network can be quantized with quantize.ops = {config.ops!r}")
-    return onnx_graph.clean(model)
+    def fine_tune(int8: ModelProto, recipe: Recipe) -> ModelProto:
+        return fine_tuned(int8, source.model, draw, seed=config.seed, reduce_range=recipe.reduce_range, on_step=on_step)
+
+    return Tools(
+        source=source,
+        measure=partial(measured, stand),
+        inaccurate=lambda row: verdict.inaccurate(row, fp32, config.max_drop, len(stand.truth)),
+        slow=(lambda row: "") if target != host_target() else verdict.slow,
+        loss=lambda row: verdict.loss(row, fp32),
+        calibration=calibration.batch,
+        val=stand.batch,
+        fine_tune=fine_tune,
+        reduce_range=reduce_range(target),
+        on_step=on_step,
+    )
 
 
 def _deployed(core: ModelProto, export: ExportResult, task: str) -> ModelProto:
@@ -126,41 +118,46 @@ def _deployed(core: ModelProto, export: ExportResult, task: str) -> ModelProto:
 
 
 def _result(
-    config: QuantizeConfig,
-    task: str,
-    compared: dict[str, Comparison],
-    out_dir: Path,
-    n: int,
-    size_bytes: int,
-    facts: dict[str, object],
+    config: QuantizeConfig, target: str, task: str, stand: Stand, found: Found, calibration: Calibration, out_dir: Path
 ) -> QuantizeResult:
+    row = found.best.row
+    fp32 = {name: reference.metric for name, reference in stand.fp32.items()}
+    drop, passed = verdict.drop(row, fp32), not found.best.inaccurate
+    baseline = reference_row(stand)
+    if found.chosen is None:
+        baseline = baseline.model_copy(update={"verdict": "chosen", "reason": found.reason})
     metric = tasks.TASKS[task].metric
-    drop = max(runtime.fp32 - runtime.int8 for runtime in compared.values())
     return QuantizeResult(
         folder=out_dir,
         metric=metric,
-        n=n,
-        val_fp32={name: runtime.fp32 for name, runtime in compared.items()},
-        val_int8={name: runtime.int8 for name, runtime in compared.items()},
-        paired={name: (runtime.lost, runtime.won) for name, runtime in compared.items()},
+        val_fp32=fp32,
+        val_int8=row.metric,
+        n=len(stand.truth),
+        paired=row.paired,
         drop=drop,
         max_drop=config.max_drop,
-        passed=within(drop, config.max_drop),
-        sqnr_db=min(runtime.sqnr_db for runtime in compared.values()),
-        agreement={name: runtime.agreement for name, runtime in compared.items()},
-        fused=fused(out_dir / "model.int8.onnx"),
-        size_bytes=size_bytes,
-        calibration=facts,
-        gates=(_gate(config, metric, drop, n),) if config.required else (),
+        passed=passed,
+        sqnr_db=row.sqnr_db or 0.0,
+        agreement=row.agreement,
+        fused=row.fused,
+        size_bytes=row.size_bytes,
+        calibration={"method": found.best.recipe.method, "recipe": row.name, **calibration.facts},
+        search=config.search,
+        target=target,
+        chosen=row.name if found.chosen else "FP32",
+        reason=found.reason if target == host_target() else f"{found.reason}; speed on {target} was not measured here",
+        candidates=(baseline, *found.rows),
+        sensitivity=found.sensitivity,
+        gates=(_gate(config, metric, drop, passed, len(stand.truth)),) if config.required else (),
     )
 
 
-def _gate(config: QuantizeConfig, metric: str, drop: float, n: int) -> Gate:
+def _gate(config: QuantizeConfig, metric: str, drop: float, passed: bool, n: int) -> Gate:
     return Gate(
         name="quantize.max_drop",
         value=drop,
         limit=config.max_drop,
-        passed=within(drop, config.max_drop),
+        passed=passed,
         stop=True,
         message=f"INT8 loses {100 * drop:.2f} points of {metric} on val, limit {100 * config.max_drop:.2f}, n = {n}",
     )

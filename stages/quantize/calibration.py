@@ -66,13 +66,14 @@ def collect(config: QuantizeConfig, data: DataResult) -> Calibration:
             f"train.frames.npy: {frames.shape[2]} x {frames.shape[1]} pixels, the network takes {width} x {height}"
         )
         raise InputError(message, "type: pipeline data check")
-    pre = Preprocess(data.colour, data.mean, data.std).eval()
-    batch = _preprocess(pre, frames)
-    check(frames, batch, _preprocess(pre, tinted(frames)), data)
+    batch = preprocessed(data, frames)
+    check(frames, batch, preprocessed(data, tinted(frames)), data)
     return Calibration(batch, _facts(batch, picked, truth))
 
 
-def _preprocess(pre: Preprocess, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+def preprocessed(data: DataResult, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 NHWC frames -> what the network sees, float32 NCHW, by the module that training used."""
+    pre = Preprocess(data.colour, data.mean, data.std).eval()
     with torch.inference_mode():
         batch: NDArray[np.float32] = pre(torch.from_numpy(frames)).numpy()
     return batch

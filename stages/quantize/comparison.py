@@ -1,92 +1,166 @@
-"""FP32 against INT8 on val, from the saved files: the metric, the answers, and the raw outputs of the bare networks."""
+"""One candidate against FP32 on val, from saved files: metric, answers, raw outputs, speed, in both runtimes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
-from edge_demo.runtime import open_runtime
+from edge_demo.runtime import Bound, Runtime, open_runtime
 from edge_demo.tasks import TASKS
+from stages import onnx_graph
+from stages.arrays import to_bgr
 from stages.inference import agreement, answers, batches, infer
+from stages.quantize.census import fused
+from stages.quantize.speed import ROUNDS, Speed, paired_speed
+from stages.spec import Candidate
+from stages.statistics import interval, mcnemar
+
+RUNTIMES = ("onnxruntime", "openvino")
+SQNR_FRAMES = 512  # noise is a mean over all values of all outputs: a few hundred pictures settle it
+RAW_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """One runtime."""
+class Reference:
+    """What FP32 does in one runtime."""
 
-    fp32: float
-    int8: float
-    """The task's leading metric."""
-    agreement: float
-    """Share of items with the same decoded answer, in 0..1."""
-    lost: int
-    """Items FP32 gets right and INT8 gets wrong."""
-    won: int
-    """The other way round: the drop is (lost - won) / n where the metric is a share."""
-    sqnr_db: float
+    answers: list[Any]
+    correct: NDArray[Any]
+    metric: float
+    raw: NDArray[np.float64]
+    """First raw output of the bare network, for `Stand.batch`."""
+    bound: Bound
+    """The deployed model at batch 1; it owns the buffers its `run` reads and writes."""
 
 
-def compare(
-    runtime: str,
-    models: tuple[Path, Path],
-    cores: tuple[Path, Path, Path],
-    frames: NDArray[np.uint8],
-    truth: Sequence[Any],
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Where candidates are tried: val, what FP32 does there, and how a bare network becomes a deployable one."""
+
+    task: str
+    labels: Sequence[str]
+    frames: NDArray[np.uint8]
+    """uint8 NHWC, C = 1 or 3 (BGR)."""
+    truth: Sequence[Any]
+    batch: NDArray[np.float32]
+    """Some of the frames as the bare network sees them."""
+    deploy: Callable[[ModelProto], ModelProto]
+    fp32: dict[str, Reference]
+    fp32_bytes: int
+    scratch: Path
+
+
+@contextmanager
+def open_stand(
     task: str,
     labels: Sequence[str],
-) -> Comparison:
-    """Run both deployed models on the same frames.
+    frames: NDArray[np.uint8],
+    truth: Sequence[Any],
+    files: tuple[Path, Path, Path],
+    deploy: Callable[[ModelProto], ModelProto],
+    scratch: Path,
+) -> Iterator[Stand]:
+    """Measure FP32 once; `files` are the pre graph, the bare network and the deployed model."""
+    pre, core, model = files
+    few = frames[:: max(1, math.ceil(len(frames) / SQNR_FRAMES))]
+    with closing(open_runtime(RUNTIMES[0], pre)) as opened:
+        batch = np.concatenate([infer(opened, part)["batch"] for part in batches(few)])
+    with ExitStack() as stack:
+        fp32 = {}
+        for name in RUNTIMES:
+            runtime = stack.enter_context(closing(open_runtime(name, model, batch=1)))
+            found = answers(runtime, frames, task, labels)
+            metric = TASKS[task].score(found, truth)[TASKS[task].metric]
+            correct = TASKS[task].correct(found, truth)
+            fp32[name] = Reference(found, correct, metric, raw_output(name, core, batch), bind_one(runtime, frames))
+        yield Stand(task, labels, frames, truth, batch, deploy, fp32, model.stat().st_size, scratch)
 
-    Args:
-        runtime: Key of `edge_demo.runtime.RUNTIMES`.
-        models: The deployed FP32 and INT8 files.
-        cores: The preprocessing graph, and the bare FP32 and INT8 networks.
-        frames: uint8 NHWC, C = 1 or 3 (BGR).
-        truth: What `TASKS[task].score` takes.
-        task: Key of `edge_demo.tasks.TASKS`.
-        labels: Names of the classes.
-    """
-    fp32, int8 = (_answers(runtime, file, frames, task, labels) for file in models)
-    right_fp32, right_int8 = TASKS[task].correct(fp32, truth), TASKS[task].correct(int8, truth)
-    metric = TASKS[task].metric
-    return Comparison(
-        fp32=TASKS[task].score(fp32, truth)[metric],
-        int8=TASKS[task].score(int8, truth)[metric],
-        agreement=agreement(task, fp32, int8),
-        lost=int((right_fp32 > right_int8).sum()),
-        won=int((right_fp32 < right_int8).sum()),
-        sqnr_db=_sqnr_db(runtime, cores, frames),
+
+def reference_row(stand: Stand) -> Candidate:
+    """FP32 as the table's first row."""
+    return Candidate(
+        name="FP32",
+        metric={name: fp32.metric for name, fp32 in stand.fp32.items()},
+        ci95={name: interval(fp32.correct) for name, fp32 in stand.fp32.items()},
+        size_bytes=stand.fp32_bytes,
+        verdict="reference",
+        reason="what every recipe is compared with",
     )
 
 
-def _answers(runtime: str, file: Path, frames: NDArray[np.uint8], task: str, labels: Sequence[str]) -> list[Any]:
-    with closing(open_runtime(runtime, file, threads=1, precision="f32")) as opened:
-        return answers(opened, frames, task, labels)
+def measured(stand: Stand, name: str, core: ModelProto) -> Candidate:
+    """Save the candidate, and measure the saved files; the verdict is left to the search.
+
+    Raises:
+        InputError: a runtime does not load it.
+        Error: not a valid graph.
+    """
+    core_file, model_file = stand.scratch / "core.int8.onnx", stand.scratch / "model.int8.onnx"
+    onnx_graph.save(core, core_file)
+    size_bytes = onnx_graph.save(stand.deploy(core), model_file)
+    metric, ci95, paired, same, sqnr = {}, {}, {}, {}, []
+    speed: dict[str, Speed] = {}
+    for runtime_name, fp32 in stand.fp32.items():
+        with closing(open_runtime(runtime_name, model_file, batch=1)) as runtime:
+            found = answers(runtime, stand.frames, stand.task, stand.labels)
+            one = bind_one(runtime, stand.frames)  # named: its buffers must live as long as its `run` is called
+            speed[runtime_name] = paired_speed(fp32.bound.run, one.run)
+        correct = TASKS[stand.task].correct(found, stand.truth)
+        metric[runtime_name] = TASKS[stand.task].score(found, stand.truth)[TASKS[stand.task].metric]
+        ci95[runtime_name] = interval(correct)
+        paired[runtime_name] = int((fp32.correct > correct).sum()), int((fp32.correct < correct).sum())
+        same[runtime_name] = agreement(stand.task, fp32.answers, found)
+        sqnr.append(sqnr_db(fp32.raw, raw_output(runtime_name, core_file, stand.batch)))
+    return Candidate(
+        name=name,
+        metric=metric,
+        ci95=ci95,
+        paired=paired,
+        p_value={runtime_name: mcnemar(*counts) for runtime_name, counts in paired.items()},
+        agreement=same,
+        sqnr_db=min(sqnr),
+        fused=fused(model_file),
+        size_bytes=size_bytes,
+        speed=speed,
+        rounds=ROUNDS,
+        verdict="rejected",
+        reason="",
+    )
 
 
-def _sqnr_db(runtime: str, cores: tuple[Path, Path, Path], frames: NDArray[np.uint8]) -> float:
-    """Signal to quantization noise of the first raw output, in dB, over all frames."""
-    signal = noise = 0.0
-    pre, fp32, int8 = (open_runtime(runtime, file, threads=1, precision="f32") for file in cores)
-    with closing(pre), closing(fp32), closing(int8):
-        first = fp32.outputs[0].name
-        for frame_batch in batches(frames):
-            batch = infer(pre, frame_batch)["batch"]
-            want, got = infer(fp32, batch)[first].astype(np.float64), infer(int8, batch)[first]
-            signal += float(np.square(want).sum())
-            noise += float(np.square(want - got).sum())
-    return decibel(signal, noise)
+def bind_one(runtime: Runtime, frames: NDArray[np.uint8]) -> Bound:
+    """A deployed model bound to the first frame."""
+    return runtime.bind({runtime.inputs[0].name: to_bgr(frames[:1]).copy()})
+
+
+def raw_output(runtime: str, core: Path, batch: NDArray[np.float32]) -> NDArray[np.float64]:
+    """First raw output of a bare network, float64."""
+    with closing(open_runtime(runtime, core)) as opened:
+        first = opened.outputs[0].name
+        parts = [infer(opened, batch[at : at + RAW_BATCH])[first] for at in range(0, len(batch), RAW_BATCH)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def sqnr_db(want: NDArray[np.float64], got: NDArray[np.float64]) -> float:
+    """Signal to quantization noise over all values, in dB."""
+    return decibel(float(np.square(want).sum()), float(np.square(want - got).sum()))
 
 
 def decibel(signal: float, noise: float) -> float:
-    """Ratio of two powers in dB, at most 200 (a noise of zero has no finite ratio, and JSON has no infinity)."""
+    """Ratio of two powers in dB, at most 200 (a noise of zero has no finite ratio, and JSON has no infinity).
+
+    Noise that is no number (an output of NaN) counts as worst: -200.
+    """
+    if not math.isfinite(noise):
+        return -200.0
     if signal <= 0.0:
         return 0.0
-    return min(200.0, 10.0 * math.log10(signal / max(noise, signal * 1e-20)))
+    return max(-200.0, min(200.0, 10.0 * math.log10(signal / max(noise, signal * 1e-20))))

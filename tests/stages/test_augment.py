@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -60,6 +61,16 @@ def test_warp_shifts_by_whole_pixels_and_repeats_the_border() -> None:
     got = warp(batch, matrix((1, 0, 2 / 5), (0, 1, 3 / 6)))
     padded = np.pad(FRAMES[0].numpy(), ((0, 3), (0, 2), (0, 0)), mode="edge")[3:, 2:]
     np.testing.assert_allclose(got[0].permute(1, 2, 0).numpy(), padded, atol=1e-3)
+
+
+def test_warp_is_torchs_affine() -> None:
+    batch, matrices = (
+        FRAMES.permute(0, 3, 1, 2).float(),
+        torch.randn(16, 2, 3, generator=torch.Generator().manual_seed(0)),
+    )
+    grid = F.affine_grid(matrices, list(batch.shape), align_corners=False)
+    expected = F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
+    torch.testing.assert_close(warp(batch, matrices), expected, rtol=1e-3, atol=1e-2)
 
 
 def test_warp_turns_a_square_by_a_right_angle() -> None:

@@ -15,8 +15,10 @@ from stages.bench import rows, stage
 from stages.bench.client import Worker, WorkerError
 from stages.bench.inputs import fixed_shape, random_samples
 from stages.bench.method import Lab, Plan, Record, measure
-from stages.bench.target import ModelFile, Target, Variant, plan_variants
-from stages.bench.worker import laps
+from stages.bench.model_file import ModelFile
+from stages.bench.subject import laps
+from stages.bench.target import Target
+from stages.bench.variants import Variant, plan_variants
 from stages.spec import BenchConfig, ignore
 
 FAKE = (sys.executable, str(Path(__file__).with_name("bench_fake_worker.py")))
@@ -29,7 +31,7 @@ def _variant(name: str, *, precision: str = "fp32", runtime: str = "onnxruntime"
 
 
 def _lab(tmp_path: Path, plan: Plan = PLAN) -> Lab:
-    return Lab(tmp_path, None, 0, plan, ignore, FAKE)
+    return Lab(tmp_path, 0, plan, ignore, FAKE)
 
 
 def test_every_arm_is_visited_in_every_round_in_changing_order(tmp_path: Path) -> None:
@@ -222,14 +224,16 @@ def _target(*precisions: str, suffix: str = ".onnx") -> Target:
 
 
 def test_the_rows_of_a_bundle_start_with_the_baseline() -> None:
-    variants, notes = plan_variants(_target("fp32", "int8"), BenchConfig())
+    variants, notes = plan_variants([_target("fp32", "int8")], BenchConfig(), "single", 2)
     assert [variant.id for variant in variants] == ["ort-fp32-t1", "ov-fp32-t1", "ort-int8-t1", "ov-int8-t1"]
     assert {variant.hint for variant in variants} == {"f32"}
     assert notes == []
 
 
 def test_bf16_is_the_fp32_file_named_for_what_it_is_and_only_where_it_exists() -> None:
-    variants, notes = plan_variants(_target("fp32"), BenchConfig(precisions=("bf16", "fp32"), threads=(2, 1)))
+    variants, notes = plan_variants(
+        [_target("fp32")], BenchConfig(precisions=("bf16", "fp32"), threads=(2, 1)), "single", 2
+    )
     ids = [variant.id for variant in variants]
     assert ids == ["ort-fp32-t2", "ort-fp32-t1", "ov-fp32-t2", "ov-fp32-t1", "ov-bf16-t2", "ov-bf16-t1"]
     assert (variants[-1].hint, variants[-1].model.precision) == ("bf16", "fp32")
@@ -246,4 +250,4 @@ def test_bf16_is_the_fp32_file_named_for_what_it_is_and_only_where_it_exists() -
 )
 def test_nothing_to_measure_is_an_error_that_says_why(target: Target, config: BenchConfig, why: str) -> None:
     with pytest.raises(InputError, match=why):
-        plan_variants(target, config)
+        plan_variants([target], config, "single", 2)

@@ -8,8 +8,9 @@ import pytest
 from stages.bench import rows
 from stages.bench.document import Accuracy, Difference, VariantRow
 from stages.bench.method import Lab, Plan, Record, measure
+from stages.bench.model_file import ModelFile
 from stages.bench.recommend import recommend
-from stages.bench.target import ModelFile, Variant
+from stages.bench.variants import Variant
 from stages.spec import ignore
 
 FAKE = (sys.executable, str(Path(__file__).with_name("bench_fake_worker.py")))
@@ -27,7 +28,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
         model = ModelFile(Path(f"ok-{cost}.onnx"), "m.onnx", "0" * 64, 1, "fp32")
         runtime = "openvino" if name.startswith("ov") else "onnxruntime"
         variants.append(Variant(name, runtime, name.split("-")[1], "f32", 1, model))
-    records, duplicate = measure(variants, Lab(tmp_path_factory.mktemp("recommend"), None, 0, PLAN, ignore, FAKE))
+    records, duplicate = measure(variants, Lab(tmp_path_factory.mktemp("recommend"), 0, PLAN, ignore, FAKE))
     base = records["ort-fp32"]
     host = rows.judge_host(list(records.values()), rows.duplicate_ratios(duplicate, base, 1, 0), 0)
     return records, {name: rows.row(record, base, 1, host) for name, record in records.items()}, host

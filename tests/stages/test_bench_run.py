@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -25,8 +26,9 @@ from edge_demo.image import write_png
 from stages.bench import run, stage, table, to_json
 from stages.bench.document import BenchDocument
 from stages.bench.method import Plan
+from stages.bench.model_file import QUANTIZED_ONNX, scan
 from stages.bench.render import cells
-from stages.bench.target import QUANTIZED_ONNX, open_target, scan
+from stages.bench.target import open_target
 from stages.spec import BenchConfig, BundleResult, Step
 
 SHORT = Plan(launches=1, rounds=6, slice_s=0.01, rewarm_s=0.001, min_runs=3, warm_cap_s=0.02, warm_window_s=0.005)
@@ -295,11 +297,11 @@ def test_a_quantized_plain_model_is_called_int8(tmp_path: Path) -> None:
 def test_a_quantized_operator_is_found_across_the_chunks_of_a_big_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.bench.target.CHUNK", 8)
+    monkeypatch.setattr("stages.bench.model_file.CHUNK", 8)
     (tmp_path / "m").write_bytes(b"x" * 29 + QUANTIZED_ONNX[0] + b"x" * 5)
-    assert scan(tmp_path / "m", QUANTIZED_ONNX)[1]
+    assert scan(tmp_path / "m", QUANTIZED_ONNX, hashlib.sha256())
     (tmp_path / "m").write_bytes(b"QuantizeLinear")
-    assert not scan(tmp_path / "m", QUANTIZED_ONNX)[1]
+    assert not scan(tmp_path / "m", QUANTIZED_ONNX, hashlib.sha256())
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no model", b"\x08\x08garbage"])

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edge_demo.errors import InputError
-from stages.models import MODELS, build, describe, macs, parameters
+from stages.models import MODELS, build, macs, parameters
 from stages.spec import ModelConfig
 
 INT8_FRIENDLY = (
-    nn.Conv2d | nn.BatchNorm2d | nn.ReLU | nn.MaxPool2d | nn.AdaptiveMaxPool2d | nn.Linear | nn.Flatten | nn.Dropout
+    *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d),
+    *(nn.Linear, nn.Flatten, nn.Dropout),
 )
+WITH_DIALS = ("mlp", "fast", "resnet", "mobile")
 
 
 def test_convnet_is_the_keras_example() -> None:
@@ -113,7 +115,7 @@ def test_resnet_stem_is_space_to_depth_and_a_3x3_convolution() -> None:
 )
 def test_any_size_goes_through(name: str, size_wh: tuple[int, int], channels: int, labels: int, n: int) -> None:
     """Odd and narrow pictures too; logits are the head of the embedding in evaluation mode."""
-    width = 4 if name == "resnet" else ModelConfig().width
+    width = 4 if name in WITH_DIALS else ModelConfig().width
     model = build(ModelConfig(name=name, width=width, dropout=0.5), channels, size_wh, labels).eval()
     with torch.no_grad():
         logits, embedding = model(torch.randn(n, channels, size_wh[1], size_wh[0]))
@@ -136,44 +138,52 @@ def test_every_module_runs_once_and_suits_int8(name: str) -> None:
     assert [calls[id(leaf)] for leaf in leaves] == [1] * len(leaves)
 
 
-def test_dials() -> None:
+@pytest.mark.parametrize("name", WITH_DIALS)
+def test_dials(name: str) -> None:
     def size(**dials: int) -> int:
-        return parameters(build(ModelConfig(**dials), 1, (28, 28), 10))
+        return parameters(build(ModelConfig(name=name, **dials), 1, (28, 28), 10))
 
     assert size() < size(depth=2) < size(depth=3)
     assert size(width=8) < size(width=16) < size(width=32)
 
 
-def test_same_seed_same_network() -> None:
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "perceptron"])
+def test_same_seed_same_network(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return torch.cat([p.flatten() for p in build(ModelConfig(), 1, (28, 28), 10).parameters()])
+        return torch.cat([p.flatten() for p in build(ModelConfig(name=name), 1, (28, 28), 10).parameters()])
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_gradients_reach_every_parameter(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(ModelConfig(name=name, depth=2 if name in WITH_DIALS else 1), 3, (16, 13), 4).train()
+    F.cross_entropy(model(torch.randn(8, 3, 13, 16))[0], torch.arange(8) % 4).backward()
+    for weight_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, weight_name
+        assert parameter.grad.abs().sum() > 0, weight_name
 
 
 @pytest.mark.parametrize(
     ("config", "size_wh", "message"),
     [
         (ModelConfig(name="resnest"), (28, 28), "unknown network 'resnest'; did you mean 'resnet'?"),
-        (ModelConfig(name="vit"), (28, 28), "known: convnet, resnet"),
+        (ModelConfig(name="vit"), (28, 28), "known: perceptron, mlp, convnet, fast, resnet, mobile"),
         (ModelConfig(name="convnet", width=8), (28, 28), "train.model.width: has no effect on convnet"),
         (ModelConfig(name="convnet", depth=2), (28, 28), "train.model.depth: has no effect on convnet"),
         (ModelConfig(name="convnet"), (28, 9), "28x9 is too small for convnet"),
         (ModelConfig(name="resnet"), (7, 28), "7x28 is too small for resnet"),
+        (ModelConfig(name="fast"), (28, 7), "28x7 is too small for fast; use 8 or more"),
+        (ModelConfig(name="mobile"), (7, 7), "7x7 is too small for mobile; use 8 or more"),
+        (ModelConfig(name="perceptron", depth=2), (28, 28), "train.model.depth: has no effect on perceptron"),
+        (ModelConfig(name="perceptron", width=8), (28, 28), "train.model.width: has no effect on perceptron"),
+        (ModelConfig(name="perceptron", activation="relu"), (28, 28), "train.model.activation: has no effect on"),
     ],
 )
 def test_bad_requests(config: ModelConfig, size_wh: tuple[int, int], message: str) -> None:
     with pytest.raises(InputError) as caught:
         build(config, 1, size_wh, 10)
     assert message in str(caught.value)
-
-
-def test_describe() -> None:
-    for name in MODELS:
-        line = describe(name)
-        assert line
-        assert len(line) < 121
-    with pytest.raises(InputError, match="did you mean 'convnet'"):
-        describe("convet")
