@@ -41,7 +41,8 @@ class Turns:
     def over(self) -> None:
         """Ends an epoch, and waits until the next may begin."""
         spent = time.process_time() - self.began
-        print(json.dumps(spent), flush=True)
+        # sys.stdout is the progress bar's while it is shown: rich prints such lines above the bar, on stderr.
+        print(json.dumps(spent), file=sys.__stdout__, flush=True)
         sys.stdin.readline()
         self.began = time.process_time()
 

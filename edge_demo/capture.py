@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from edge_demo.channel import Channel
 from edge_demo.errors import InputError
 from edge_demo.events import State
-from edge_demo.sources import Captured, Source, VideoSource
+from edge_demo.picture import PictureWatch
+from edge_demo.source import Captured, Source
 from edge_demo.stats import Rate
+from edge_demo.video import VideoSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Item:
 
     frame_id: int
     captured: Captured
+    source: int = 0
+    """Which of several sources it came from."""
 
 
 class Status:
@@ -47,6 +51,10 @@ class Status:
         self.captured = 0
         self.reconnects = 0
         self.stalls = 0
+        self.warning = ""
+        """What is wrong with a picture that arrives: frozen, black, cut off."""
+        self.behind_ms: float | None = None
+        """Backlog of a stream that carries its own clock."""
         self.timing = timing
         self.opened = threading.Event()
         """Set when the first open succeeded or failed."""
@@ -74,6 +82,13 @@ class Status:
             if self.state != "LIVE":
                 self.to("LIVE", self.granted)
             return self.captured - 1
+
+    def note(self, warning: str, behind_ms: float | None) -> None:
+        """What the newest frame looks like; a new kind of trouble, or its end, is told as a change."""
+        kind, before = warning.partition(" ")[0], self.warning.partition(" ")[0]
+        self.warning, self.behind_ms = warning, behind_ms
+        if kind != before:
+            self.to("LIVE", warning or self.granted)
 
     def check_stale(self, now_s: float) -> None:
         """STALE when a live source has been silent too long: a read that returns is no proof of a fresh frame."""
@@ -113,18 +128,56 @@ def capture(source: Source, frames: Channel[Item], status: Status, stop: threadi
     Raises:
         InputError: the source does not open at first, or a file of it cannot be read.
     """
+    hand_on = _hand_on(source, frames, status, index, tap)
     try:
         status.to("CONNECTING")
-        status.granted = source.open()
-        status.opened.set()
-        _read_all(source, frames, status, stop, paced)
+        _open_first(source, status, stop, wait=wait)
+        _read_all(source, hand_on, status, stop, paced)
     finally:
         source.close()
         frames.close()
         status.opened.set()
 
 
-def _read_all(source: Source, frames: Channel[Item], status: Status, stop: threading.Event, paced: bool) -> None:
+def _hand_on(
+    source: Source, frames: Channel[Item], status: Status, index: int, tap: Callable[[Item], None] | None
+) -> Callable[[Captured], bool]:
+    """What is done with each frame; returns False when nobody takes frames any more."""
+    watch = PictureWatch() if source.live else None
+    size_wh: tuple[int, int] | None = None
+
+    def hand_on(got: Captured) -> bool:
+        nonlocal size_wh
+        now_s = time.monotonic()
+        item = Item(status.arrived(now_s), got, index)
+        before, size_wh = size_wh, (got.frame.shape[1], got.frame.shape[0])
+        if watch:
+            status.note(watch.look(got.frame, now_s), got.behind_ms)
+            if before not in (None, size_wh):
+                status.granted = f"{size_wh[0]}x{size_wh[1]}"
+                status.to("LIVE", f"the picture is now {status.granted}")
+        if tap:
+            tap(item)
+        return frames.put(item)
+
+    return hand_on
+
+
+def _open_first(source: Source, status: Status, stop: threading.Event, *, wait: bool) -> None:
+    try:
+        status.granted = source.open()
+        status.opened.set()
+    except InputError as error:
+        if not (wait and source.live):
+            raise
+        status.to("LOST", error.message)
+        _retry(source, status, stop, status.timing.backoff_s)
+        status.opened.set()
+
+
+def _read_all(
+    source: Source, hand_on: Callable[[Captured], bool], status: Status, stop: threading.Event, paced: bool
+) -> None:
     due_s = time.monotonic()
     wait_s = status.timing.backoff_s
     while not stop.is_set():
@@ -135,7 +188,7 @@ def _read_all(source: Source, frames: Channel[Item], status: Status, stop: threa
         got = source.read()
         if got is not None:
             wait_s = status.timing.backoff_s
-            if not frames.put(Item(status.arrived(time.monotonic()), got)):
+            if not hand_on(got):
                 return
         elif source.live:
             wait_s = _reopen(source, status, stop, wait_s)
@@ -151,6 +204,13 @@ def _reopen(source: Source, status: Status, stop: threading.Event, wait_s: float
     status.check_stale(time.monotonic())
     status.to("LOST", "the source gives no more frames")
     source.close()
+    wait_s, opened = _retry(source, status, stop, wait_s)
+    status.reconnects += opened
+    return wait_s
+
+
+def _retry(source: Source, status: Status, stop: threading.Event, wait_s: float) -> tuple[float, bool]:
+    """Wait and open until it opens or `stop` is set; returns how long to wait the next time, and whether it opened."""
     while not stop.is_set():
         timing = status.timing
         pause_s = wait_s * random.uniform(1 - timing.jitter, 1 + timing.jitter)
@@ -164,6 +224,5 @@ def _reopen(source: Source, status: Status, stop: threading.Event, wait_s: float
         except InputError as error:
             status.to("LOST", error.message)
             continue
-        status.reconnects += 1
-        break
-    return wait_s
+        return wait_s, True
+    return wait_s, False

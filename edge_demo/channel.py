@@ -20,9 +20,10 @@ class Channel(Generic[T]):
     Args:
         capacity: Items held at most, >= 1.
         newest_wins: A full channel drops its oldest item and counts it; otherwise `put` waits for space.
+        changed: Told of every change; shared by channels that are read together.
     """
 
-    def __init__(self, capacity: int, *, newest_wins: bool) -> None:
+    def __init__(self, capacity: int, *, newest_wins: bool, changed: threading.Condition | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"capacity {capacity} is below 1")
         self.dropped = 0
@@ -30,7 +31,7 @@ class Channel(Generic[T]):
         self._newest_wins = newest_wins
         self._items: deque[T] = deque()
         self._closed = False
-        self._changed = threading.Condition()
+        self._changed = changed or threading.Condition()
 
     def put(self, item: T) -> bool:
         """Hand over one item; False when the channel is closed (the item is not taken)."""
@@ -55,11 +56,15 @@ class Channel(Generic[T]):
                 if left <= 0:
                     return None
                 self._changed.wait(left)
-            if not self._items:
-                return None
-            item = self._items.popleft()
-            self._changed.notify_all()
-            return item
+            return self._take()
+
+    def _take(self) -> T | None:
+        """The oldest item held, or None; the condition is held."""
+        if not self._items:
+            return None
+        item = self._items.popleft()
+        self._changed.notify_all()
+        return item
 
     def close(self) -> None:
         """Take no more items; those held can still be read. Wakes everyone who waits."""
@@ -76,3 +81,52 @@ class Channel(Generic[T]):
     def __len__(self) -> int:
         with self._changed:
             return len(self._items)
+
+
+class InTurn(Generic[T]):
+    """Several channels read as one: each in its turn, so that a fast one cannot starve the others.
+
+    Args:
+        count: Channels, >= 1; put into `channels[i]`.
+        capacity: Of each.
+        newest_wins: Of each.
+    """
+
+    def __init__(self, count: int, capacity: int, *, newest_wins: bool) -> None:
+        self._changed = threading.Condition()
+        self.channels = [Channel[T](capacity, newest_wins=newest_wins, changed=self._changed) for _ in range(count)]
+        self._turn = 0
+
+    def get(self, timeout_s: float) -> T | None:
+        """The next channel's oldest item, in turn; None after `timeout_s` without one or when `ended`."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while True:
+                for step in range(len(self.channels)):
+                    which = (self._turn + step) % len(self.channels)
+                    item = self.channels[which]._take()
+                    if item is not None:
+                        self._turn = which + 1
+                        return item
+                left = deadline - time.monotonic()
+                if left <= 0 or all(channel._closed for channel in self.channels):
+                    return None
+                self._changed.wait(left)
+
+    def close(self) -> None:
+        """Take no more items; those held can still be read. Wakes everyone who waits."""
+        for channel in self.channels:
+            channel.close()
+
+    @property
+    def ended(self) -> bool:
+        """All closed and empty: nothing will ever come."""
+        return all(channel.ended for channel in self.channels)
+
+    @property
+    def dropped(self) -> int:
+        """Items dropped, all channels together."""
+        return sum(channel.dropped for channel in self.channels)
+
+    def __len__(self) -> int:
+        return sum(len(channel) for channel in self.channels)

@@ -108,6 +108,9 @@ class StatsEvent(BaseModel):
     age_p50_ms: Millis | None
     age_p95_ms: Millis | None
     age_p99_ms: Millis | None
+    shown_p50_ms: Millis | None = None
+    """Age of the frames in the window when they appeared there; null without a window."""
+    shown_p95_ms: Millis | None = None
     stage_p50_ms: StageMs | None
     runtime: str
     precision: str

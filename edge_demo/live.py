@@ -54,6 +54,10 @@ class Live(BaseModel):
     reason: str
     unhealthy: str
     """Why no fresh frames are being processed; empty: they are."""
+    warning: str = ""
+    """What is wrong with what is seen: no fresh frames, or a frozen, black or cut-off picture."""
+    behind_ms: Millis | None = None
+    """Backlog of a stream that carries its own clock (RTSP); null for others."""
     last_frame_s: Seconds | None
     """Time since the newest processed frame was captured; null before the first."""
     captured: Count

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edge_demo.capture import Item
-from edge_demo.channel import Channel
+from edge_demo.channel import Channel, InTurn
 from edge_demo.image import Frame, crop, fit
 from edge_demo.manifest import InputContract
 from edge_demo.runtime import Runtime
@@ -66,7 +66,7 @@ def predictor(runtime: Runtime, task: Task, contract: InputContract, params: Map
 
 
 def infer(
-    frames: Channel[Item],
+    frames: Channel[Item] | InTurn[Item],
     predict: Predict,
     publish: Callable[[Processed], None],
     stop: threading.Event,
@@ -80,7 +80,8 @@ def infer(
 
     One request in flight: two raise the rate by a third and double the delay (measured), wrong for a live picture.
     """
-    last_id, processed = -1, 0
+    last_ids: dict[int, int] = {}
+    processed = 0
     while not stop.is_set() and processed != max_frames:
         if paused is not None and paused.is_set():
             stop.wait(0.05)
@@ -92,5 +93,6 @@ def infer(
             continue
         prediction = predict(item.captured.frame)
         age_ms = (time.monotonic_ns() - item.captured.t_mono_ns) / 1e6
-        publish(Processed(item, prediction, age_ms, item.frame_id - last_id - 1))
-        last_id, processed = item.frame_id, processed + 1
+        publish(Processed(item, prediction, age_ms, item.frame_id - last_ids.get(item.source, -1) - 1))
+        last_ids[item.source] = item.frame_id
+        processed += 1

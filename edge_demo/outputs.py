@@ -71,7 +71,7 @@ def attached(session: Session, outputs: Outputs, say: Callable[[str], None], sto
             session.listeners.append(recorder)
             stack.callback(_close_recorder, recorder, say)
         if outputs.mqtt:
-            publisher = Publisher(outputs.mqtt, session.plan.source.name, session.live, say, spawn=session.thread)
+            publisher = Publisher(outputs.mqtt, session.plan.source_name, session.live, say, spawn=session.thread)
             session.listeners.append(publisher)
             stack.callback(publisher.close, 2.0)
         if outputs.web:
@@ -86,8 +86,7 @@ def _recorder(session: Session, options: RecordOptions, say: Callable[[str], Non
     plan = session.plan
 
     def draw(processed: Processed) -> Frame:
-        frame, result = processed.item.captured.frame, processed.prediction.result
-        return plan.task.draw(frame, result, plan.labels, plan.params) if session.controls.overlay else frame
+        return session.drawn(processed, overlay=session.controls.overlay)
 
     def fps() -> float | None:
         return 1 / plan.source.pace_s if plan.source.pace_s and not plan.source.live else None

@@ -29,6 +29,8 @@ class Overlay:
     """Runtime and precision."""
     warning: str = ""
     """What is wrong with the source: a frozen picture must not look alive."""
+    note: str = ""
+    """What else a viewer should know."""
 
 
 def enlarge(frame: Frame) -> Frame:
@@ -57,6 +59,7 @@ def lines(overlay: Overlay) -> list[str]:
     return [
         f"camera {number(overlay.capture_fps, '.1f')}  model {number(overlay.fps, '.1f')} FPS",
         f"{number(overlay.age_ms, '.0f')} ms old (p50)  {overlay.engine}",
+        *([overlay.note] if overlay.note else []),
     ]
 
 

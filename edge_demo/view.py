@@ -9,7 +9,7 @@ from typing import Protocol
 from edge_demo.channel import Channel
 from edge_demo.image import Frame
 from edge_demo.loop import Processed
-from edge_demo.stats import Recent
+from edge_demo.stats import Recent, WholeRun
 
 REPAINT_S = 0.25
 
@@ -47,6 +47,8 @@ class View:
         self._last: Processed | None = None
         self._painted_s = 0.0
         self._ages = Recent()
+        self.ages = WholeRun()
+        """Ages of all frames when they appeared, in ms."""
 
     def refresh(self, now_s: float, *, troubled: bool) -> bool:
         """Show what is new, or a frozen frame again when its source is in trouble; False when the person closed it."""
@@ -58,5 +60,7 @@ class View:
         kept = self._screen.show(self._paint(self._last, self._ages.percentile(50, now_s), now_s))
         self._painted_s = time.monotonic()
         if newest:  # what a viewer sees is as old as this: drawing and showing included
-            self._ages.add((time.monotonic_ns() - newest.item.captured.t_mono_ns) / 1e6, self._painted_s)
+            age_ms = (time.monotonic_ns() - newest.item.captured.t_mono_ns) / 1e6
+            self._ages.add(age_ms, self._painted_s)
+            self.ages.add(age_ms)
         return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import math
@@ -9,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,6 +38,7 @@ BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 Tree = dict[str, Any]
 Origins = dict[str, str]
 """Dotted key -> where its value came from, for error messages."""
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class PipelineConfig(BaseModel):
@@ -75,6 +77,21 @@ def load_config(
     Raises:
         InputError: a file, key or value is wrong; the message names it, and the closest right one.
     """
+    tree, origins = merged(file, preset, sets, flags)
+    if "sweep" in tree:
+        problem = "is read by `pipeline sweep` only"
+        raise InputError(_placed("sweep", problem, origins), "drop the section, or type: pipeline sweep CONFIG.toml")
+    return check(tree, origins)
+
+
+def merged(
+    file: Path | None, preset: str | None, sets: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> tuple[Tree, Origins]:
+    """All sources of a config as one tree, nothing validated yet, and where each value came from; see `load_config`.
+
+    Raises:
+        InputError: a file or preset is missing or no TOML, or a `--set` is none.
+    """
     tree: Tree = {}
     origins: Origins = {}
     written = read_toml(file) if file else {}
@@ -93,7 +110,14 @@ def load_config(
         _merge(tree, parse_set(text), origins, f"--set {text}")
     for dotted, value in (flags or {}).items():
         _merge(tree, _nested(dotted.split("."), value), origins, "the command line")
-    return check(tree, origins)
+    return tree, origins
+
+
+def with_value(tree: Tree, origins: Origins, dotted: str, value: Any, origin: str) -> tuple[Tree, Origins]:
+    """A merged tree with one more value; the given one stays as it is."""
+    tree, origins = copy.deepcopy(tree), dict(origins)
+    _merge(tree, _nested(dotted.split("."), value), origins, origin)
+    return tree, origins
 
 
 def check(tree: Tree, origins: Origins) -> PipelineConfig:
@@ -102,14 +126,23 @@ def check(tree: Tree, origins: Origins) -> PipelineConfig:
     Raises:
         InputError: unknown key, wrong value, or a knob that has no effect in this combination.
     """
-    _check_plain(tree, "", origins)
-    try:
-        config = PipelineConfig.model_validate_json(json.dumps(tree), strict=True)
-    except ValidationError as error:
-        raise _for_people(error, origins) from None
+    config = validated(PipelineConfig, tree, origins)
     for key, problem, hint in _without_effect(config):
         raise InputError(_placed(key, problem, origins), hint)
     return config
+
+
+def validated(model: type[Model], tree: Tree, origins: Origins) -> Model:
+    """A merged tree as a model, without the question whether each knob has an effect.
+
+    Raises:
+        InputError: unknown key, or wrong value.
+    """
+    _check_plain(tree, "", origins)
+    try:
+        return model.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        raise _for_people(error, origins, model) from None
 
 
 def presets() -> dict[str, str]:
@@ -217,12 +250,12 @@ def _check_plain(value: Any, dotted: str, origins: Origins) -> None:
         raise InputError(_placed(dotted, f"must be a string, number, boolean or list; got {value}", origins))
 
 
-def _for_people(error: ValidationError, origins: Origins) -> InputError:
+def _for_people(error: ValidationError, origins: Origins, model: type[BaseModel]) -> InputError:
     first, *others = sorted(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
-        return InputError(_placed(key, "unknown key", origins) + more, _suggest(key))
+        return InputError(_placed(key, "unknown key", origins) + more, _suggest(key, model))
     if first["type"] == "missing":
         return InputError(f"{key}: is missing{more}", f'write {key} = "..." at the top of the TOML')
     wanted = WORDS.get(first["type"]) or first["msg"].replace("Input should be", "must be", 1)
@@ -231,10 +264,10 @@ def _for_people(error: ValidationError, origins: Origins) -> InputError:
     return InputError(_placed(key, wanted + got, origins) + more)
 
 
-def _suggest(key: str) -> str:
+def _suggest(key: str, model: type[BaseModel]) -> str:
     """The closest known key: a sibling if one is close, else the same last word elsewhere."""
     section, _, leaf = key.rpartition(".")
-    known = list(_known_keys())
+    known = list(_known_keys(model))
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     if close := difflib.get_close_matches(leaf, siblings, 1):
         return f"did you mean '{close[0]}'?"
@@ -243,7 +276,7 @@ def _suggest(key: str) -> str:
     return f"known: {', '.join(siblings)}" if siblings else ""
 
 
-def _known_keys(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> Iterator[str]:
+def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

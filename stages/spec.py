@@ -533,3 +533,24 @@ class ReportResult(BaseModel):
     json_file: str = "report.json"
 
 
+# --- sweep -----------------------------------------------------------------------------------------------------------
+
+Objective = Literal["val", "latency_ms"]
+
+
+class SweepConfig(BaseModel):
+    """Which config keys to try which values of, and what for; read by `pipeline sweep` only."""
+
+    model_config = STRICT
+    trials: Positive = 30
+    """How many, over all processes that share the storage and all earlier commands."""
+    timeout_s: Annotated[float, Field(ge=0)] = 0.0
+    """No trial begins later than that after the command's start; 0: no limit."""
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)] = ("val",)
+    """`val`: the leading metric on val, higher is better. With `latency_ms`, the median time of one INT8 inference on
+    this host, lower is better, `val` is that of the very INT8 file, and the result is a Pareto front."""
+    seed: Count = 0
+    """Of the sampler; what a trial trains with is `train.seed`."""
+    space: dict[str, Any] = {}
+    """Config key -> a list of choices, or `{low = 1e-4, high = 3e-2, log = true}`, or `{low = 8, high = 32, step = 8}`.
+    """

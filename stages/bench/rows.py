@@ -179,7 +179,7 @@ def row(record: Record, baseline: Record, launches: int, host: Host, fps_target:
         return VariantRow(**common, status="failed", reason=str(record.failure))
     rounds = rounds_of(record)
     share = shared_interference(rounds)
-    swept = {"jobs_sweep": record.jobs_sweep} if record.jobs_sweep else {}
+    swept = {"jobs": record.jobs, "jobs_sweep": record.jobs_sweep} if record.jobs_sweep else {}
     paced = variant.scenario == "camera"
     return VariantRow(
         **common,

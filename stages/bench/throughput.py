@@ -95,20 +95,17 @@ def _openvino(request: Request) -> tuple[Callable[[int], Saturate], Bound, Sampl
         "version": ov.__version__,
         "device": ",".join(compiled.get_property("EXECUTION_DEVICES")),
     }
-    buffers: list[dict[str, Any]] = []  # a shared tensor does not keep the array it shares alive
 
     def request_with_input(made: Any) -> dict[str, Any]:
         arrays = {name: array.copy() for name, array in feeds.items()}
         for port, spec in enumerate(specs):
             made.set_input_tensor(port, ov.Tensor(arrays[spec.name], shared_memory=True))
-        buffers.append(arrays)
         return arrays
 
     def make(jobs: int) -> Saturate:
         queue = ov.AsyncInferQueue(compiled, jobs)
-        for made in queue:
-            request_with_input(made)
-        return partial(_fill, queue)
+        # A shared tensor does not keep the array it shares alive: the body has to.
+        return partial(_fill, queue, [request_with_input(made) for made in queue])
 
     single = compiled.create_infer_request()
     inputs = request_with_input(single)
@@ -120,8 +117,11 @@ def _openvino(request: Request) -> tuple[Callable[[int], Saturate], Bound, Sampl
     return make, Bound(inputs, outputs, partial(single.infer, share_outputs=True)), samples, effective
 
 
-def _fill(queue: Any, seconds: float, min_runs: int) -> Timed:
-    """Keep the queue full until the time is over, then let it run dry: every inference counted is done."""
+def _fill(queue: Any, inputs: list[dict[str, Any]], seconds: float, min_runs: int) -> Timed:
+    """Keep the queue full until the time is over, then let it run dry: every inference counted is done.
+
+    `inputs` are the buffers the queue's requests read from.
+    """
     clock, start_async = time.perf_counter_ns, queue.start_async
     n, start = 0, time.perf_counter_ns()
     end = start + int(seconds * 1e9)

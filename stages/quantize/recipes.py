@@ -7,9 +7,10 @@ leaves convolutions in float there, and OpenVINO refuses to compile it on CPUs w
 from __future__ import annotations
 
 import copy
+import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,7 +103,7 @@ def prepared(core: Path, readers: Readers) -> Source:
         ready = Path(folder) / "prepared.onnx"
         # No symbolic shape inference: the exporter has written every shape, and it fails on global max pooling.
         quant_pre_process(core, ready, skip_symbolic_shape=True)
-        model = onnx_graph.load(ready)
+        model = _named(onnx_graph.load(ready))
 
     @cache
     def ranges(method: Method) -> Ranges:
@@ -122,8 +123,9 @@ def calibrated(model: ModelProto, method: Method, readers: Sequence[CalibrationD
     Raises:
         Error: ONNX Runtime cannot calibrate it.
     """
-    # A folder of its own: the calibrator writes its augmented model where it stands and leaves it there.
-    with tempfile.TemporaryDirectory() as folder, reworded(file):
+    # A folder of its own: the calibrator writes its augmented model where it stands and leaves it there; its
+    # histograms are announced on stdout.
+    with tempfile.TemporaryDirectory() as folder, reworded(file), redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"
         path.write_bytes(model.SerializeToString(deterministic=True))
         calibrator = create_calibrator(
@@ -170,6 +172,19 @@ def excluded(model: ModelProto, recipe: Recipe) -> frozenset[str]:
     """Names of the nodes a recipe keeps in float."""
     region = {"tail-float": tail, "head-float": head}.get(recipe.coverage)
     return recipe.float_nodes | (region(model) if region else frozenset())
+
+
+def _named(model: ModelProto) -> ModelProto:
+    """Give every node a name of its own, in place: names are how nodes are chosen and left out."""
+    taken = {node.name for node in model.graph.node}
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = next(
+                name for extra in ("", "_") if (name := f"{node.op_type}_{index}{extra * len(taken)}") not in taken
+            )
+        seen.add(node.name)
+    return model
 
 
 @contextmanager

@@ -23,8 +23,6 @@ from stages.spec import Candidate, LayerRow, OnStep, Step
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
 # How many of the most sensitive nodes stay in float, one after the other; at most half of all.
 EXCLUDED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-# Speeds this close are the same: two runs of one file differ by as much.
-SAME_SPEED = 0.03
 NOT_NEEDED = "not tried: a simpler recipe already holds"
 
 
@@ -129,11 +127,13 @@ class _Ladder:
                 return
 
     def everything(self) -> None:
-        """Every coverage with every method, with and without bias correction."""
+        """Every coverage with every method, with and without bias correction; not again what gives a known file."""
         for coverage in self.coverages():
             for method in METHODS:
-                for bias in (False, True):
-                    self.attempt(Recipe(coverage, method, frozenset(), bias, self.tools.reduce_range))
+                plain = Recipe(coverage, method, reduce_range=self.tools.reduce_range)
+                if self.attempt(plain).core is None:
+                    break
+                self.attempt(replace(plain, bias_corrected=True))
 
     def keep_sensitive_nodes_float(self) -> None:
         """One sensitive node after the other back to float, from the best recipe that is fast."""
@@ -209,15 +209,16 @@ class _Ladder:
 
 
 def _fastest(holding: list[Tried]) -> Tried:
-    """Highest speed over both runtimes; among equals the least noise."""
-    top = max(_mean_speed(tried.row) for tried in holding)
-    near = [tried for tried in holding if _mean_speed(tried.row) >= top * (1 - SAME_SPEED)]
+    """Highest speed over both runtimes; among those whose intervals reach it the least noise."""
+    top = max(holding, key=lambda tried: _mean_speed(tried.row))
+    near = [tried for tried in holding if _mean_speed(tried.row, 2) >= _mean_speed(top.row, 1)]
     return max(near, key=lambda tried: tried.row.sqnr_db or 0.0)
 
 
-def _mean_speed(row: Candidate) -> float:
-    medians = [median for median, _, _ in row.speed.values()]
-    return math.prod(medians) ** (1 / len(medians)) if medians else 1.0
+def _mean_speed(row: Candidate, bound: int = 0) -> float:
+    """Geometric mean over the runtimes of the median (0), or of the lower (1) or upper (2) end of its interval."""
+    speeds = [estimate[bound] for estimate in row.speed.values()]
+    return math.prod(speeds) ** (1 / len(speeds)) if speeds else 1.0
 
 
 def _times(row: Candidate) -> str:
@@ -230,7 +231,7 @@ def _times(row: Candidate) -> str:
 def _why_fp32(working: list[Tried], best: Tried) -> str:
     if all(tried.slow for tried in working):
         fastest = max(working, key=lambda tried: _mean_speed(tried.row))
-        return f"no INT8 file is faster here: {fastest.slow}"
+        return f"INT8 {fastest.slow}"
     if best.inaccurate:
         return f"no INT8 recipe that is fast keeps the accuracy: the best {best.inaccurate}"
     return f"no INT8 recipe is both accurate and fast: the most accurate is {best.slow}"
@@ -245,7 +246,7 @@ def _rows(ladder: _Ladder, chosen: Tried | None) -> Iterator[Candidate]:
             yield tried.row.model_copy(update={"verdict": "chosen", "reason": f"holds its accuracy{_times(tried.row)}"})
         elif tried.holds:
             yield tried.row.model_copy(
-                update={"verdict": "not needed", "reason": "holds too; the chosen one is faster"}
+                update={"verdict": "not needed", "reason": "holds too; the chosen one is faster, or as fast with less noise"}
             )
         else:
             objections = "; ".join(part for part in (tried.inaccurate, tried.slow) if part)

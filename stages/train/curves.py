@@ -32,7 +32,7 @@ def write_png(path: Path, rows: Sequence[Row], metric: str, best_epoch: int) -> 
     for axes, what in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
         for split, marker, colour in (("train", "o", "tab:gray"), ("val", "s", "tab:blue")):
             values = [row[f"{split}_{what}"] for row in rows]
-            label = f"{split} (augmented)" if split == "train" else split
+            label = "train (as it learns)" if split == "train" else split
             axes.plot(epochs, values, marker=marker, markersize=4, color=colour, label=label)
         axes.axvline(best_epoch, color="tab:orange", linestyle="--", linewidth=1, label=f"kept: epoch {best_epoch}")
         axes.set(xlabel="epoch", ylabel=what, title=what)

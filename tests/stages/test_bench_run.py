@@ -337,3 +337,25 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_throughput_and_end_to_end_run_on_real_runtimes(bundle: Path) -> None:
+    """Two launches: the second one has the number of jobs the first one found."""
+    plan = Plan(launches=2, rounds=3, slice_s=0.01, rewarm_s=0.0, min_runs=8, warm_cap_s=0.0, warm_window_s=0.002)
+    config = BenchConfig(scenarios=("throughput", "e2e"), precisions=("fp32",))
+    document = stage.bench_target(bundle, config, plan=plan)
+    assert [row.reason for row in document.variants] == [""] * 4
+    for row in document.variants:
+        assert row.accuracy
+        assert row.accuracy.value == pytest.approx((N_EVAL - N_WRONG) / N_EVAL)
+        assert all(entry.n >= 8 for entry in row.rounds)
+    queued, whole = document.variants[1], document.variants[3]
+    assert queued.call_path == "async_queue"
+    assert str(queued.config_effective["jobs"]) in queued.config_effective["jobs_sweep"]
+    assert whole.call_path == "demo_predictor"
+    assert whole.stage_us
+    assert list(whole.stage_us) == ["decode", "resize", "infer", "result"]
+    assert whole.latency_us
+    assert sum(whole.stage_us.values()) == pytest.approx(
+        sum(entry.wall_s / entry.n for entry in whole.rounds) / len(whole.rounds) * 1e6, rel=0.5
+    )

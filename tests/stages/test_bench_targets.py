@@ -110,7 +110,10 @@ def measured(target: Path | list[Path], **config: Any) -> BenchDocument:
     return stage.bench_target(target, BenchConfig(precisions=("fp32",), **config), plan=ONE)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+QUICK = ("opset8", "dynamic", "batch4")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MAKERS])
 def test_odd_graphs_give_rows(name: str, tmp_path: Path) -> None:
     make, want = MAKERS[name]
     document = measured(make(tmp_path / f"{name}.onnx"))
@@ -122,7 +125,8 @@ def test_odd_graphs_give_rows(name: str, tmp_path: Path) -> None:
         assert row.fps.uncontended_est == pytest.approx(4e6 / (row.cpu_us_per_inf or 0))
     if name == "dynamic":
         assert any("measured at 1x3x224x224" in warning for warning in document.warnings)
-        assert measured(tmp_path / "dynamic.onnx", shapes=("1x3x40x48",)).warnings == ()
+        asked = measured(tmp_path / "dynamic.onnx", shapes=("1x3x40x48",), runtimes=("onnxruntime",))
+        assert not any("measured at" in warning for warning in asked.warnings)
 
 
 def test_a_wrongly_declared_output_gives_rows_or_a_reason(tmp_path: Path) -> None:

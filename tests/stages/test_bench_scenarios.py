@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edge_demo.errors import InputError
+from edge_demo.runtime import Bound
+from stages.bench import charts, pages, proc, stage, stats
+from stages.bench.document import BenchDocument
+from stages.bench.inputs import Samples
+from stages.bench.method import Lab, Plan, Record, enough_memory, plan_for
+from stages.bench.model_file import ModelFile
+from stages.bench.subject import paced
+from stages.bench.system import raspberry_pi, throttled_words
+from stages.bench.throughput import _call
+from stages.bench.variants import Variant
+from stages.spec import BenchConfig, Scenario
+
+FAKE = (sys.executable, str(Path(__file__).with_name("bench_fake_worker.py")))
+PLAN = Plan(launches=2, rounds=6, slice_s=0.01, rewarm_s=0.0, min_runs=1, warm_cap_s=0.1, slice_timeout_s=2.0)
+
+
+def model(folder: Path, name: str) -> Path:
+    """A real ONNX file whose name tells the fake worker what to do: FAULT-COST_US."""
+    info = [helper.make_tensor_value_info(side, TensorProto.FLOAT, [1, 2]) for side in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), folder / f"{name}.onnx")
+    return folder / f"{name}.onnx"
+
+
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *scenarios: Scenario, name: str = "ok-30") -> BenchDocument:
+    monkeypatch.setattr(stage, "Lab", functools.partial(Lab, command=FAKE))
+    config = BenchConfig(scenarios=scenarios, precisions=("fp32",), minutes=0.01)
+    # One launch: the fake's clock starts anew with each.
+    plan = replace(PLAN, launches=1, rounds=12) if name.startswith("drift") else PLAN
+    return stage.bench_target(model(folder, name), config, plan=plan)
+
+
+# --- the parent's side, with a worker whose costs are known ----------------------------------------------------------
+
+
+def test_every_scenario_has_rows_a_baseline_and_its_own_a_a_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = run(tmp_path, monkeypatch, "single", "throughput", "camera", "cold", "sustain")
+    assert list(document.scenarios) == ["single", "throughput", "camera", "cold", "sustain"]
+    assert len({row.id for row in document.variants}) == 10
+    rows = {row.id: row for row in document.variants}
+    throughput = next(row for row in document.variants if row.scenario == "throughput")
+    assert throughput.config_effective["jobs_sweep"] == {"2": 1.0, "4": 2.0}
+    assert throughput.latency_us is None
+    assert throughput.ratio
+    assert throughput.ratio.p50 is None
+    camera = rows["ort-fp32-t1-camera"].camera
+    assert camera
+    assert camera.miss_rate == pytest.approx(0.1)
+    assert camera.ci95[0] < 0.1 < camera.ci95[1]
+    cold = rows["ov-fp32-t1-cold"]
+    assert (cold.rounds, cold.fps, cold.cold and cold.cold.n) == ((), None, 4)
+    assert cold.ratio
+    assert cold.ratio.wall == (1.0, 1.0, 1.0)
+    sustain = rows["ort-fp32-t1-sustain"]
+    assert sustain.ratio is None
+    assert sustain.sustain
+    assert sustain.sustain.wall == (1.0, 1.0, 1.0)
+    assert document.baseline == "ort-fp32-t1"
+    _check_pages(document)
+
+
+def test_a_plain_model_has_no_e2e(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="neither how to resize a picture nor what its outputs mean"):
+        run(tmp_path, monkeypatch, "e2e")
+    document = run(tmp_path, monkeypatch, "single", "e2e")
+    assert {row.scenario for row in document.variants} == {"single"}
+    assert any(warning.startswith("e2e: ") for warning in document.warnings)
+
+
+@pytest.mark.parametrize(("fault", "status"), [("hot", "throttled"), ("drift", "drifting"), ("ok", "clean")])
+def test_a_hot_or_drifting_host_is_named(
+    fault: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = run(tmp_path, monkeypatch, "single", name=f"{fault}-30")
+    assert document.status == status
+    energy = document.variants[0].energy
+    assert energy
+    assert (energy.source, energy.j_per_inf) == (("rapl", 0.01) if fault == "hot" else ("none", None))
+    if fault == "hot":
+        assert document.variants[0].fps
+        assert document.variants[0].fps.median is None
+
+
+def test_a_sustained_load_that_slows_down_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = run(tmp_path, monkeypatch, "sustain", name="drift-30")
+    sustain = document.variants[0].sustain
+    assert sustain
+    assert sustain.wall[0] == pytest.approx(1.02**-4, rel=1e-6)
+    assert sustain.wall[2] < 1.0
+
+
+def test_plans_fit_their_scenario() -> None:
+    camera = plan_for("camera", PLAN, 1.0)
+    assert (camera.rounds, camera.slice_s) == (2, 1.0)
+    assert plan_for("cold", PLAN, 1.0).rounds == 0
+    sustain = plan_for("sustain", PLAN, 0.5)
+    assert sustain.rounds * sustain.slice_s == pytest.approx(30)
+    assert plan_for("single", PLAN, 1.0) == PLAN
+
+
+def test_where_memory_is_short_one_worker_lives_at_a_time(tmp_path: Path) -> None:
+    big = ModelFile(Path("m.onnx"), "m.onnx", "0", 10**9, "fp32")
+    arms = [Record(Variant(str(i), "onnxruntime", "fp32", "f32", 1, big), Path()) for i in range(3)]
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 8000000 kB\n")
+    assert not enough_memory(arms, tmp_path)
+    assert enough_memory(arms[:1], tmp_path)
+    assert enough_memory(arms, tmp_path / "unknown")
+
+
+# --- the timed bodies ------------------------------------------------------------------------------------------------
+
+
+def _bound(run: Any) -> tuple[Bound, Samples]:
+    buffer = np.zeros(1, np.float32)
+    return Bound({"x": buffer}, {}, run), Samples(1, lambda index: {"x": buffer}, [])
+
+
+def test_a_camera_s_frames_come_when_they_are_due() -> None:
+    timed = paced(*_bound(lambda: None), 100.0)(0.2, 1)
+    assert timed.more["frames"] == 20
+    assert timed.wall_ns >= 0.2e9
+    assert timed.n + timed.more["missed"] >= 20
+
+
+def test_a_model_slower_than_the_camera_misses_frames_and_latency_counts_from_the_due_time() -> None:
+    """25 ms of work every 10 ms: about three in five frames are dropped, none waits longer than a period to start."""
+    timed = paced(*_bound(lambda: time.sleep(0.025)), 100.0)(0.4, 1)
+    assert timed.more["missed"] == timed.more["frames"] == 40
+    assert timed.n <= 17
+    assert timed.laps is not None
+    assert timed.laps.min() >= 25e6
+    assert timed.more["mean_us"] == pytest.approx(timed.laps.mean() / 1e3)
+
+
+def test_callers_count_every_run_and_pass_on_a_failure() -> None:
+    counts = [0, 0, 0]
+
+    def one(which: int) -> None:
+        counts[which] += 1
+        time.sleep(0.001)
+
+    bounds = [Bound({}, {}, functools.partial(one, i)) for i in range(3)]
+    timed = _call(bounds, 0.05, 1)
+    assert timed.n == sum(counts)
+    assert min(counts) > 0
+    assert timed.wall_ns >= 0.05e9
+
+    def broken() -> None:
+        raise RuntimeError("bad kernel")
+
+    with pytest.raises(RuntimeError, match="bad kernel"):
+        _call([bounds[0], Bound({}, {}, broken)], 0.01, 1)
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_the_early_stopping_estimate_is_above_the_percentile_as_often_as_promised() -> None:
+    rng, truth = np.random.default_rng(0), math.log(10) * 1e6
+    above = 0
+    for _ in range(300):
+        value = stats.early_stop((rng.exponential(1e6, 400)).astype(np.int64), 90)
+        assert value is not None
+        above += value >= truth - 1
+    assert above >= 294  # 98 %
+    assert stats.early_stop(np.arange(63), 90) is None
+    assert stats.early_stop(np.arange(64), 90) == 63
+
+
+def test_p99_9_needs_6636_samples() -> None:
+    assert stats.percentile(np.arange(6635), 99.9) is None
+    assert stats.percentile(np.arange(6636), 99.9) == 6629
+
+
+def test_a_histogram_keeps_every_sample_in_a_bin_that_holds_it() -> None:
+    samples = np.random.default_rng(0).integers(1_000, 10_000_000, 1000)
+    bins = stats.histogram(samples)
+    assert sum(count for _, count in bins) == 1000
+    for edge, _ in bins:
+        below = sum(count for upper, count in bins if upper <= edge)
+        assert below == (samples <= edge * (1 + 1e-9)).sum()
+
+
+def test_drift_is_found_when_it_is_there_and_not_when_it_is_not() -> None:
+    rng = np.random.default_rng(0)
+    still = [stats.drift(np.exp(rng.normal(0, 0.05, 60))) for _ in range(100)]
+    assert sum(value != 0.0 for value in still) <= 2
+    moved = stats.drift(np.exp(np.linspace(0, 0.2, 60) + rng.normal(0, 0.02, 60)))
+    assert moved == pytest.approx(math.exp(0.2) - 1, rel=0.1)
+    assert stats.drift(np.ones(5)) is None
+
+
+# --- sensors ---------------------------------------------------------------------------------------------------------
+
+
+def _write(root: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+def test_sensors_are_read_where_they_are_and_null_elsewhere(tmp_path: Path) -> None:
+    assert (proc.temp_c(tmp_path), proc.throttle_count(tmp_path), proc.energy_j(tmp_path)) == (None, None, None)
+    throttle = "sys/devices/system/cpu/cpu{}/thermal_throttle/core_throttle_count"
+    rapl = "sys/class/powercap/intel-rapl:{}/"
+    _write(
+        tmp_path,
+        {
+            "sys/class/thermal/thermal_zone0/temp": "45500\n",
+            "sys/class/thermal/thermal_zone1/temp": "61000\n",
+            throttle.format(0): "3\n",
+            throttle.format(1): "4\n",
+            rapl.format("0") + "energy_uj": "5000000\n",
+            rapl.format("0") + "max_energy_range_uj": "262143328850\n",
+            rapl.format("0:0") + "energy_uj": "9999999\n",
+        },
+    )
+    assert proc.temp_c(tmp_path) == 61.0
+    assert proc.throttle_count(tmp_path) == 7
+    assert proc.energy_j(tmp_path) == (5.0, 262143.32885)
+    assert proc.energy_between((5.0, 100.0), (7.5, 100.0)) == 2.5
+    assert proc.energy_between((99.0, 100.0), (1.5, 100.0)) == 2.5
+    assert proc.energy_between(None, (1.5, 100.0)) is None
+
+
+def test_a_raspberry_pi_s_throttling_bits_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert throttled_words("throttled=0x50005") == "now: under-voltage, throttled; since boot: under-voltage, throttled"
+    assert throttled_words("throttled=0x0") == "now: none; since boot: none"
+    assert throttled_words("?") == "?"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert raspberry_pi() == {}
+    fake = tmp_path / "vcgencmd"
+    fake.write_text('#!/bin/sh\ntest "$1" = measure_temp && echo "temp=48.3\'C"\n')
+    fake.chmod(0o755)
+    assert raspberry_pi() == {"temperature": "temp=48.3'C"}
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def _check_pages(document: BenchDocument) -> None:
+    nasty = document.model_copy(update={"target": "<b>&\"'</b>", "warnings": ("<script>alert(1)</script>",)})
+    page = pages.html(nasty)
+    assert "<script" not in page
+    assert "<b>&" not in page
+    for outside in ("http://", "https://", "src=", "@import", "url("):
+        assert outside not in page.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert all(row.id.removesuffix(f"-{row.scenario}") in page for row in document.variants)
+    drawn = charts.charts(document)
+    assert [title for title, _, _ in drawn] == [
+        "Speed against the baseline, round by round", "Latency distribution", "Minutes under load",
+    ]  # fmt: skip
+    for _, _, drawing in drawn:
+        svg = ET.fromstring(drawing[: drawing.index("</svg>") + 6])
+        for element in svg.iter():
+            for name in ("x", "cx", "x1", "x2"):
+                assert -1 <= float(element.get(name, 0)) <= charts.WIDTH + 1
+    text = pages.markdown(document)
+    assert "| ort-fp32-t1 |" in text
+    assert document.recommended.reason in text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.93, 0.966), (0.0, 6123.0), (1e-4, 3e-4), (2.0, 2.0)])
+def test_axis_steps_lie_within_and_are_few(low: float, high: float) -> None:
+    made = charts.steps(low, high)
+    assert 1 <= len(made) <= 8
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value in made)
+
+
+def test_accuracy_and_stages_are_drawn_where_they_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.bench.document import Accuracy
+
+    document = run(tmp_path, monkeypatch, "single")
+    accuracy = Accuracy(metric="accuracy", value=0.95, n=100, of=100, ci95=(0.9, 0.98), metrics={}, vs_fp32=0.0)
+    stages = {"decode": 700.0, "resize": 200.0, "infer": 100.0, "result": 10.0}
+    rows = tuple(row.model_copy(update={"accuracy": accuracy, "stage_us": stages}) for row in document.variants)
+    titles = [title for title, _, _ in charts.charts(document.model_copy(update={"variants": rows}))]
+    assert titles[0] == "Accuracy against latency"
+    assert "From picture to answer" in titles
