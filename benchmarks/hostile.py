@@ -1,4 +1,4 @@
-"""A network that plain quantization breaks, and the few lines that train it: for `quantize_hostile.py` and a slow test."""
+"""A network that plain quantization breaks, and its training: for `quantize_hostile.py` and a slow test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.graph import Preprocess
 from stages.models import MODELS, Network, build
 from stages.spec import DataResult, ModelConfig, TrainResult
 
-SPREAD = 100.0  # the widest channel of a layer starts that many times as wide as the narrowest
+SPREAD = 1000.0  # the widest channel of a layer starts that many times as wide as the narrowest
 
 
 class Squeeze(nn.Module):
@@ -34,8 +34,8 @@ class Squeeze(nn.Module):
 class Hostile(nn.Module):
     """Depthwise convolutions from the first layer on, linear and wide-ranged; hard-swish; squeeze and excite.
 
-    Channels of one tensor differ in width by two orders of magnitude, and a tensor has one INT8 step: the narrow ones
-    vanish. Folded batch norms do this to MobileNets (Nagel et al. 2019, arXiv:1906.04721, figure 2); here they start so.
+    Channels of one tensor differ in width by orders of magnitude, and a tensor has one INT8 step: the narrow ones vanish.
+    Folded batch norms do this to MobileNets (Nagel et al. 2019, arXiv:1906.04721, figure 2); here they start so.
     """
 
     def __init__(self, in_channels: int, num_labels: int, width: int) -> None:

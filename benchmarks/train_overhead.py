@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pty
 import statistics
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -190,19 +191,40 @@ def measure(arguments: list[str], pairs: int) -> list[dict[str, float]]:
     return found
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """At least 95 % interval of the median, from order statistics; the range when there are too few values.
+
+    Source: Conover 1999, Practical Nonparametric Statistics, section 3.2.
+    """
+    ranked, n = sorted(values), len(values)
+    below, rank = 0.5**n, 0
+    while below <= 0.025 and rank < n // 2:
+        rank += 1
+        below += math.comb(n, rank) * 0.5**n
+    rank = max(rank - 1, 0)
+    return ranked[rank], ranked[n - 1 - rank]
+
+
+def verdict(low: float, high: float) -> str:
+    """Whether the limit holds, as far as the noise lets one tell."""
+    if high <= LIMIT:
+        return "met"
+    return "NOT met" if low > LIMIT else "undecided at this noise: use more pairs or a quieter machine"
+
+
 def main() -> None:
-    """Measure, print, write; exit code 1 when the overhead is above the limit."""
+    """Measure, print, write; exit code 1 when the overhead is above the limit beyond the noise."""
     parser = common.parser(__doc__ or "")
     parser.add_argument("--preset", default="digits")
     parser.add_argument("--data", type=Path, help="folder of the standard sets (default: PIPELINE_DATA)")
     parser.add_argument("--limit", type=int, default=0, help="training images, to shorten a large set; 0: all")
-    parser.add_argument("--pairs", type=int, default=12, help="measured epochs of each side")
+    parser.add_argument("--pairs", type=int, default=20, help="measured epochs of each side")
     parser.add_argument("--core", type=int, help="core that both run on (default: the first one usable)")
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     # One epoch more than is measured: the worker must still be training when its last turn ends.
-    sets = [f"train.epochs={options.pairs + 2}", "train.accelerator=cpu", "data.val_fraction=0.01"]
+    sets = [f"train.epochs={options.pairs + 2}", "train.accelerator=cpu", "data.val_fraction=0.002"]
     sets += [f"data.limit={options.limit}"] if options.limit else []
     os.environ.update(common.environment(options.data))
     if options.side:
@@ -216,23 +238,25 @@ def main() -> None:
     arguments = ["--preset", options.preset, "--pairs", str(options.pairs), "--limit", str(options.limit)]
     found = measure(arguments, options.pairs)
     ratios = [pair["ours"] / pair["bare"] for pair in found]
-    total = sum(pair["ours"] for pair in found) / sum(pair["bare"] for pair in found)
-    summary: dict[str, Any] = {"median": statistics.median(ratios), "total": total, "n": len(ratios)}
+    low, high = median_interval(ratios)
+    quietest = min(pair["ours"] for pair in found) / min(pair["bare"] for pair in found)
+    summary: dict[str, Any] = {"median": statistics.median(ratios), "ci95": [low, high], "n": len(ratios)}
+    summary |= {"quietest": quietest, "limit": LIMIT, "verdict": verdict(low, high)}
     document |= {"preset": options.preset, "sets": sets, "core": core, "pairs": found, "ratio": summary}
+    loads = [pair["load_average"] for pair in found]
     rows = [
         [
             f"`{options.preset}`{f', {options.limit} images' if options.limit else ''}, n = {len(found)} pairs",
             *(common.spread([pair[name] for pair in found]) for name in SIDES),
-            f"{summary['median']:.3f} [{min(ratios):.3f}, {max(ratios):.3f}]",
-            f"{total:.3f}",
-            f"{min(pair['load_average'] for pair in found):.1f}-{max(pair['load_average'] for pair in found):.1f}",
+            f"{summary['median']:.3f} [{low:.3f}, {high:.3f}]",
+            f"{quietest:.3f}",
+            f"{min(loads):.1f}-{max(loads):.1f}",
         ]
     ]
-    head = ["CPU-seconds of an epoch", "ours", "bare loop", "ratio, median of pairs", "ratio of sums", "load"]
-    met = summary["median"] <= LIMIT
-    note = f"At most {LIMIT:.2f} wanted (median): {'met' if met else 'NOT met'}."
+    head = ["CPU-seconds of an epoch", "ours", "bare loop", "median ratio of pairs [95 %]", "quietest epochs", "load"]
+    note = f"At most {LIMIT:.2f} wanted (median of pairs): {summary['verdict']}."
     common.end(document, [common.table(head, rows), note], options.out)
-    sys.exit(not met)
+    sys.exit(summary["verdict"] == "NOT met")
 
 
 if __name__ == "__main__":

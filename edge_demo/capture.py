@@ -113,7 +113,17 @@ class Status:
             return self._rate.per_s(now_s)
 
 
-def capture(source: Source, frames: Channel[Item], status: Status, stop: threading.Event, *, paced: bool) -> None:
+def capture(
+    source: Source,
+    frames: Channel[Item],
+    status: Status,
+    stop: threading.Event,
+    *,
+    paced: bool,
+    wait: bool = False,
+    index: int = 0,
+    tap: Callable[[Item], None] | None = None,
+) -> None:
     """Body of the capture thread: read until the source ends or `stop` is set; closes `frames`.
 
     Opening, reading and releasing stay in this one thread: a release while another thread reads crashes the process.
@@ -124,6 +134,9 @@ def capture(source: Source, frames: Channel[Item], status: Status, stop: threadi
         status: Told of every frame and change.
         stop: Ends the loop; a read that blocks ends within the source's read timeout.
         paced: Play at the source's own speed instead of as fast as it can be read.
+        wait: A live source that is not there at first is waited for, like one that got lost.
+        index: Number of the source, for its frames.
+        tap: Called with every frame before it goes on.
 
     Raises:
         InputError: the source does not open at first, or a file of it cannot be read.

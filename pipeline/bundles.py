@@ -27,6 +27,7 @@ SCHEMAS = {
     "run": "pipeline.workspace:RunDocument",
     "config": "pipeline.config:PipelineConfig",
     "report": "pipeline.report_document:ReportDocument",
+    "sweep": "pipeline.sweep.document:SweepDocument",
 }
 """Name -> the pydantic type that is the file format."""
 

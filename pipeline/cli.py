@@ -20,6 +20,7 @@ from edge_demo.errors import Error, GateError, InputError
 from pipeline.bench_command import bench
 from pipeline.cli_data import data_app
 from pipeline.options import BundlePath, ConfigFile, Debug, Json, Preset, RunFolder, Runtimes, Sets, echo_json
+from pipeline.sweep_command import sweep
 
 app = typer.Typer(
     name="pipeline",
@@ -194,6 +195,7 @@ def _name_results(folder: Path, until: str, pack: Path | None) -> None:
 
 
 app.command()(bench)
+app.command()(sweep)
 
 
 @app.command()
@@ -372,7 +374,7 @@ def _with_web_address(arguments: Sequence[str]) -> list[str]:
 
 
 def _interrupted(arguments: Sequence[str]) -> int:
-    resumes = bool(arguments) and arguments[0] in RUN_COMMANDS
+    resumes = bool(arguments) and arguments[0] in (*RUN_COMMANDS, "sweep")
     return _fail("interrupted" + "; the same command goes on there" * resumes, INTERRUPTED, arguments)
 
 

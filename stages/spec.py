@@ -89,7 +89,7 @@ class DataConfig(BaseModel):
 class DataResult(BaseModel):
     """Decoded once, at network size: `<split>.frames.npy` (uint8 NHWC; C = 1 gray, 3 BGR) and the truth beside it.
 
-    For classify the truth is `<split>.truth.npy`, int64 class ids. `items.json` lists id and content hash of every item.
+    For classify the truth is `<split>.truth.npy`, int64 class ids. `items.json` lists every item's id and content hash.
     """
 
     model_config = RESULT

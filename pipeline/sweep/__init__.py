@@ -6,7 +6,8 @@ It drives the run engine, so it lives here and not among the stages; its setting
     study.py     Optuna: storage, what to try next, who works on what, what a killed process left
     trial.py     one trial: a real run folder, up to the weights or up to the INT8 file's latency
     latency.py   the stage that ends a trial when latency is an objective
-    results.py   the best, or the Pareto front: sweep.json, TOMLs, table
+    document.py  what sweep.json holds
+    results.py   the best, or the Pareto front: TOMLs, table, sentences
     picture.py   the Pareto front as a picture
     run.py       the loop
 """

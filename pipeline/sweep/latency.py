@@ -29,9 +29,7 @@ class LatencyResult(BaseModel):
     """How quiet the host was: clean | noisy | drifting | contended | throttled."""
 
 
-def run(
-    config: BenchConfig, quantize: QuantizeResult, *, out_dir: Path, on_step: OnStep = ignore
-) -> LatencyResult:
+def run(config: BenchConfig, quantize: QuantizeResult, *, out_dir: Path, on_step: OnStep = ignore) -> LatencyResult:
     """Measure the INT8 file on random pictures, the same for every trial.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.sweep.results import SweepDocument
+from pipeline.sweep.document import SweepDocument
 
 GREY, BLUE = "#8a8f98", "#1f5fa8"
 

@@ -209,7 +209,7 @@ def _has_influence(key: str, sweep: SweepConfig) -> None:
 
 
 def _some_combination(plan: Plan) -> None:
-    """Refuse a space in which no combination of the ends makes sense, e.g. momentum without an optimizer that has it."""
+    """Refuse a space where no combination of the ends makes sense, e.g. momentum for an optimizer without."""
     first: InputError | None = None
     axes = [[(dimension.key, corner) for corner in dimension.corners] for dimension in plan.space]
     for params in itertools.islice(itertools.product(*axes), MOST_COMBINATIONS):

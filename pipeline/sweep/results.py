@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Field
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.config import dump_toml
+from pipeline.sweep.document import SweepDocument, TrialRow
 from pipeline.sweep.study import Study, killed
 from pipeline.workspace import write_atomic
-from stages.spec import RESULT, Objective
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
 SHOWN = 12
 """Rows of the table; all trials are in `sweep.json`."""
-
-
-class TrialRow(BaseModel):
-    """One trial."""
-
-    model_config = RESULT
-    number: int
-    state: Literal["complete", "pruned", "failed", "killed", "running"]
-    params: dict[str, str | bool | int | float]
-    values: dict[str, float]
-    """Objective -> value; empty unless complete."""
-    reason: str = ""
-    """Why it was given up or failed."""
-    epochs: int | None = None
-    """How many were reported; null with several objectives, where nothing is given up."""
-    facts: dict[str, Any] = {}
-
-
-class SweepDocument(BaseModel):
-    """`sweep.json`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-    schema_: Annotated[Literal["pipeline.sweep/1"], Field(alias="schema")] = "pipeline.sweep/1"
-    name: str
-    storage: str
-    """Without password."""
-    objectives: tuple[Objective, ...]
-    trials: tuple[TrialRow, ...]
-    best: tuple[int, ...]
-    """The best trial, or the Pareto front from the fastest to the best on val."""
-    notes: tuple[str, ...]
-    files: dict[str, str]
-    """What is beside this file: `best` or `best-N` (the TOML of trial N), `picture`, `front`."""
-    remeasured_ms: dict[str, float] = {}
-    """Trial -> latency of the candidates for the front, measured anew in the same rounds of one benchmark."""
-
-    def row(self, number: int) -> TrialRow:
-        """The row of a trial."""
-        return next(row for row in self.trials if row.number == number)
-
-    def to_json(self) -> str:
-        """The text of `sweep.json`."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
 
 
 def rows(study: Study) -> tuple[TrialRow, ...]:
@@ -77,7 +32,7 @@ def _row(study: Study, trial: FrozenTrial) -> TrialRow:
     complete = trial.state == TrialState.COMPLETE
     return TrialRow(
         number=trial.number,
-        state=STATES.get(trial.state, "killed" if killed(trial) else "failed"),  # type: ignore[arg-type]
+        state=STATES.get(trial.state, "killed" if killed(trial) else "failed"),
         params=trial.params,
         values=dict(zip(objectives, trial.values, strict=True)) if complete else {},
         reason=trial.user_attrs.get("reason", ""),

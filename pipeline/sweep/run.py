@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from edge_demo.errors import Error
 from pipeline.keys import ROOT
 from pipeline.run import STAGES, Stage, Watch
 from pipeline.sweep import results
+from pipeline.sweep.document import SweepDocument, TrialRow
 from pipeline.sweep.latency import as_measured
 from pipeline.sweep.picture import write_pareto
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.results import SweepDocument, TrialRow
-from pipeline.sweep.study import Claim, Study, claim, finish, locked, open_study, release, reporter, shown, storage_errors
+from pipeline.sweep.study import (
+    Claim,
+    Study,
+    claim,
+    finish,
+    locked,
+    open_study,
+    release,
+    reporter,
+    shown,
+    storage_errors,
+)
 from pipeline.sweep.trial import Outcome, lend_data, run_trial, sweep_stages
+from pipeline.workspace import write_atomic
 from stages.bench import bench_target, to_json
 from stages.bench.document import BenchDocument
 
@@ -79,9 +91,7 @@ def sweep(
     return document
 
 
-def _advance(
-    study: Study, claimed: Claim, stages: Sequence[Stage], watch: Watcher, told: Told, root: Path
-) -> Outcome:
+def _advance(study: Study, claimed: Claim, stages: Sequence[Stage], watch: Watcher, told: Told, root: Path) -> Outcome:
     """One trial from claim to finish; what ends the process leaves it to be gone on with."""
     began = time.monotonic()
     number, params = claimed.trial.number, claimed.params
@@ -110,14 +120,15 @@ def _conclude(study: Study, storage: str) -> SweepDocument:
     table = results.rows(study)
     best = results.best_of(table)
     multi = len(study.plan.sweep.objectives) > 1
-    files: dict[str, str] = {}
     again: dict[int, float] = {}
-    for old in ("pareto.png", "front.json"):
-        if not multi:
-            (study.folder / old).unlink(missing_ok=True)
     if multi and best and not any(row.state == "running" for row in table):
         again = _measured_again(study, table, best)
         best = results.best_of(table, again) if again else best
+    files = results.write_configs(study, table, best)
+    if multi and best:
+        files["picture"] = "pareto.png"
+    if again:
+        files["front"] = "front.json"
     document = SweepDocument(
         name=study.plan.base.name,
         storage=storage,
@@ -128,12 +139,8 @@ def _conclude(study: Study, storage: str) -> SweepDocument:
         files=files,
         remeasured_ms={str(number): value for number, value in again.items()},
     )
-    files |= results.write_configs(study, table, best)
-    if multi and best:
-        write_pareto(study.folder / "pareto.png", document)
-        files["picture"] = "pareto.png"
-    if again:
-        files["front"] = "front.json"
+    if "picture" in files:
+        write_pareto(study.folder / files["picture"], document)
     results.write_document(study.folder, document)
     return document
 
@@ -145,7 +152,7 @@ def _measured_again(study: Study, table: Sequence[TrialRow], front: Sequence[int
     Empty where a file is on another machine.
     """
     models = {number: study.trials_folder / str(number) / "quantize" / "model.int8.onnx" for number in front}
-    if not all(file.is_file() for file in models.values()) or len(models) < 2:  # noqa: PLR2004
+    if not all(file.is_file() for file in models.values()) or len(models) < 2:
         return {}
     with tempfile.TemporaryDirectory(prefix="front-") as scratch:
         targets = [Path(scratch) / f"trial-{number}.onnx" for number in front]
@@ -153,7 +160,7 @@ def _measured_again(study: Study, table: Sequence[TrialRow], front: Sequence[int
             shutil.copyfile(models[number], target)
         known = study.folder / "front.json"
         document = _still_valid(known, targets) or bench_target(targets, as_measured(study.plan.base.bench))
-    known.write_text(to_json(document), encoding="utf-8")
+    write_atomic(known, to_json(document))
     times: dict[int, float] = {}
     for row in document.variants:
         number = int(row.target.removeprefix("trial-"))
@@ -165,15 +172,8 @@ def _measured_again(study: Study, table: Sequence[TrialRow], front: Sequence[int
 
 def _still_valid(file: Path, targets: Sequence[Path]) -> BenchDocument | None:
     """The benchmark of exactly these files, if there is one."""
-    from hashlib import sha256
-
     if not file.is_file():
         return None
     document = BenchDocument.model_validate_json(file.read_bytes())
     wanted = [sha256(target.read_bytes()).hexdigest() for target in targets]
     return document if [model.sha256 for model in document.models] == wanted else None
-
-
-def free_of(folder: Path) -> bool:
-    """Whether a folder can be written; used before anything is loaded."""
-    return os.access(folder, os.W_OK)

@@ -1,10 +1,10 @@
 """Optuna: the storage, what to try next, who works on what, and what a killed process left behind.
 
-    DIR/sweep.db            the storage, unless another one is named
-    DIR/.sweep.lock         held for a moment to take a trial, so that processes on one machine never take too many
-    DIR/.owner              which sweep the folder is of, and a name of its own in a storage that many machines share
-    DIR/trials/N/           the run folder of trial N
-    DIR/trials/.N.lock      held by whoever works on trial N: when it is free and the trial is not over, that one died
+DIR/sweep.db            the storage, unless another one is named
+DIR/.sweep.lock         held for a moment to take a trial, so that processes on one machine never take too many
+DIR/.owner              which sweep the folder is of, and a name of its own in a storage that many machines share
+DIR/trials/N/           the run folder of trial N
+DIR/trials/.N.lock      held by whoever works on trial N: when it is free and the trial is not over, that one died
 """
 
 from __future__ import annotations

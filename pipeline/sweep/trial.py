@@ -33,7 +33,7 @@ class Outcome:
     """`metric`, `val_n`, `val_sha256`; with latency `row`, `host_status` and `int8_passed`."""
 
 
-class _Pruned(Exception):
+class _PrunedError(Exception):
     """Leaves the training from inside its progress report."""
 
 
@@ -74,15 +74,14 @@ def run_trial(
         watch(event)
         found = epoch_value(event) if report else None
         if report and found and report(*found):
-            raise _Pruned(f"given up after epoch {found[0]}: val {found[1]:.4f} is too low there")
+            raise _PrunedError(f"given up after epoch {found[0]}: val {found[1]:.4f} is too low there")
 
     try:
-        document = run_pipeline(
-            make_config(), folder, until=stages[-1].name, stages=stages, watch=watched, root=root
-        )
-    except _Pruned as pruned:
+        document = run_pipeline(make_config(), folder, until=stages[-1].name, stages=stages, watch=watched, root=root)
+    except _PrunedError as pruned:
         return Outcome("pruned", reason=str(pruned))
-    except Exception as error:  # noqa: BLE001 - the other trials go on, and this one says why it did not
+    except Exception as error:
+        # The other trials go on, and this one says why it did not.
         if is_disk_full(error):
             raise
         name = "" if isinstance(error, Error) else f"{type(error).__name__}: "
@@ -94,9 +93,7 @@ def epoch_value(event: Event) -> tuple[int, float] | None:
     """(epoch, val metric) where an event is the end of a training epoch that has been measured."""
     if event.stage != "train" or event.step is None or "epoch" not in event.step.values:
         return None
-    metrics = [
-        value for name, value in event.step.values.items() if name.startswith("val_") and name != "val_loss"
-    ]
+    metrics = [value for name, value in event.step.values.items() if name.startswith("val_") and name != "val_loss"]
     return (int(event.step.values["epoch"]), metrics[0]) if metrics else None
 
 

@@ -11,9 +11,7 @@ SMALLEST = 10  # two valid 3x3 convolutions and two halvings leave one value: (1
 
 
 class Convnet(nn.Module):
-    """Conv 32 3x3, max pool, Conv 64 3x3, max pool, flatten, dropout, linear; no padding.
-
-    The example's activation is ReLU.
+    """Conv 32 3x3, max pool, Conv 64 3x3, max pool, flatten, dropout, linear; no padding, ReLU by default.
 
     Source: F. Chollet, "Simple MNIST convnet", https://keras.io/examples/vision/mnist_convnet/. Initialization as in
     Keras: Glorot uniform weights (Glorot and Bengio 2010), zero biases.

@@ -75,7 +75,7 @@ def preprocessed(data: DataResult, frames: NDArray[np.uint8]) -> NDArray[np.floa
     """uint8 NHWC frames -> what the network sees, float32 NCHW, by the module that training used."""
     pre = Preprocess(data.colour, data.mean, data.std).eval()
     with torch.inference_mode():
-        batch: NDArray[np.float32] = pre(torch.from_numpy(frames)).numpy()
+        batch: NDArray[np.float32] = pre(torch.from_numpy(np.array(frames))).numpy()
     return batch
 
 

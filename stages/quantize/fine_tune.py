@@ -1,7 +1,7 @@
 """Quantization-aware training: the INT8 network learns to answer as FP32 does; its numbers go back into the same file.
 
-The loss compares raw outputs with FP32's, so it needs no labels and knows no task; matching logits by squared error
-beats softened probabilities. Source: Kim et al. 2021, arXiv:2105.08919, section 4.
+The loss compares raw outputs with FP32's, so it needs no labels and knows no task. For logits, squared error beats the
+divergence of softened probabilities. Source: Kim et al. 2021, arXiv:2105.08919, section 4.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stages.quantize.regions import HEAVY
 from stages.quantize.torch_graph import INT7_MAX, INT8_MAX, QdqNetwork
 from stages.spec import OnStep, Step
 
-STEPS = 400
+STEPS = 300
 BATCH = 64
 WEIGHT_LR = 1e-3
 STEP_LR = 1e-2  # of the logarithm of an activation's step: 1 % a step at most
@@ -76,7 +76,7 @@ def fine_tuned(
             optimizer.step()
             schedule.step()
             if step % 20 == 0:
-                on_step(Step("INT8: fine-tuning", step, steps, {"loss": float(loss)}))
+                on_step(Step("INT8: fine-tuning", step, steps, {"loss": float(loss.detach())}))
         return written_back(network, int8)
 
 

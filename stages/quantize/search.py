@@ -246,7 +246,10 @@ def _rows(ladder: _Ladder, chosen: Tried | None) -> Iterator[Candidate]:
             yield tried.row.model_copy(update={"verdict": "chosen", "reason": f"holds its accuracy{_times(tried.row)}"})
         elif tried.holds:
             yield tried.row.model_copy(
-                update={"verdict": "not needed", "reason": "holds too; the chosen one is faster, or as fast with less noise"}
+                update={
+                    "verdict": "not needed",
+                    "reason": "holds too; the chosen one is faster, or as fast with less noise",
+                }
             )
         else:
             objections = "; ".join(part for part in (tried.inaccurate, tried.slow) if part)

@@ -32,7 +32,7 @@ class QdqNetwork(nn.Module):
 
     Args:
         int8: What `stages.quantize.recipes.quantized` made.
-        fp32: The network it was made from: weights start from there.
+        fp32: The network it was made from: weights start from there, before their rounding.
         weight_max: Largest weight level: 127, or 64 where the range is reduced.
 
     Raises:
@@ -48,10 +48,7 @@ class QdqNetwork(nn.Module):
         self.weights, self.steps = nn.ParameterDict(), nn.ParameterDict()
         for node in self.nodes:
             if node.op_type == "DequantizeLinear" and node.input[0] in self.constants:
-                name = node.input[0].removesuffix(QUANTIZED)
-                if name not in floats:
-                    raise Error(f"fine-tuning: {name} is not in the FP32 network")
-                self.weights[_key(node.input[0])] = nn.Parameter(floats[name].clone())
+                self.weights[_key(node.input[0])] = nn.Parameter(self._start(node, floats))
             elif node.op_type == "QuantizeLinear":
                 # The logarithm: a step must stay positive, and steps differ by orders of magnitude.
                 self.steps[_key(node.input[1])] = nn.Parameter(self.constants[node.input[1]].float().log())
@@ -70,6 +67,15 @@ class QdqNetwork(nn.Module):
                 operands = [values[name] if name else None for name in node.input]
                 values[node.output[0]] = OPERATORS[node.op_type](operands, _attributes(node))
         return [values[name] for name in self.outputs]
+
+    def _start(self, node: NodeProto, floats: Mapping[str, Tensor]) -> Tensor:
+        """A weight as FP32 has it; a bias as INT8 has it, because it may have been corrected."""
+        levels, name = self.constants[node.input[0]], node.input[0].removesuffix(QUANTIZED)
+        if levels.dtype == torch.int32:
+            return (levels.double() * self.constants[node.input[1]].double()).float()
+        if name not in floats:
+            raise Error(f"fine-tuning: {name} is not in the FP32 network")
+        return floats[name].clone()
 
     def weight(self, node: NodeProto) -> Tensor:
         """The FP32 weight or bias behind a DequantizeLinear node."""

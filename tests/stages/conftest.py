@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from edge_demo.manifest import Resize
 from stages import export, quantize
 from stages.graph import Preprocess
 from stages.models import build
+from stages.quantize.calibration import collect
+from stages.quantize.recipes import Source, batch_readers, prepared
+from stages.quantize.target import host_target
 from stages.spec import DataResult, ExportConfig, ExportResult, ModelConfig, QuantizeConfig, QuantizeResult, TrainResult
 
 SPLITS = {"train": slice(0, 1200), "val": slice(1200, 1400), "test": slice(1400, 1797)}
@@ -133,8 +137,19 @@ def small_export(small_data: DataResult, small_train: TrainResult, small_folder:
 
 
 @pytest.fixture(scope="session")
+def small_source(small_data: DataResult, small_export: ExportResult) -> Source:
+    batch = collect(QuantizeConfig(images=64), small_data).batch
+    return prepared(small_export.folder / "core.onnx", batch_readers("batch", batch))
+
+
+def elsewhere() -> Any:
+    """A target that is not this machine: there the search judges accuracy alone, and tests do not depend on speed."""
+    return "arm64" if host_target() != "arm64" else "x86-vnni"
+
+
+@pytest.fixture(scope="session")
 def small_quantize(
     small_data: DataResult, small_train: TrainResult, small_export: ExportResult, small_folder: Callable[[str], Path]
 ) -> QuantizeResult:
-    config = QuantizeConfig(images=100, max_drop=0.02)
+    config = QuantizeConfig(images=100, max_drop=0.02, target=elsewhere())
     return quantize.run(config, small_data, small_train, small_export, out_dir=small_folder("quantize"))

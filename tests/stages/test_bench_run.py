@@ -339,6 +339,7 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_throughput_and_end_to_end_run_on_real_runtimes(bundle: Path) -> None:
     """Two launches: the second one has the number of jobs the first one found."""
     plan = Plan(launches=2, rounds=3, slice_s=0.01, rewarm_s=0.0, min_runs=8, warm_cap_s=0.0, warm_window_s=0.002)

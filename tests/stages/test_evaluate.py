@@ -8,40 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import numpy_helper
-from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, log_loss
 
 from edge_demo.errors import Error, InputError
 from stages import evaluate
-from stages.evaluate import interval, recommend, wilson
+from stages.evaluate import recommend
 from stages.spec import DataResult, EvaluateConfig, EvaluateResult, ExportResult, QuantizeResult, TrainResult
 from stages.trained import load_trained
-
-
-# Newcombe 1998, Statistics in Medicine 17(8), pages 857-872, table I, method 3.
-@pytest.mark.parametrize(
-    ("successes", "n", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_gives_the_published_intervals(successes: int, n: int, low: float, high: float) -> None:
-    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 20000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_equals_scipy(case: tuple[int, int]) -> None:
-    expected = binomtest(*case).proportion_ci(0.95, method="wilson")
-    assert wilson(*case) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_interval_of_shares_is_wilson_and_of_the_rest_a_bootstrap() -> None:
-    assert interval(np.array([1.0, 0.0, 1.0, 1.0])) == wilson(3, 4)
-    values = np.random.default_rng(1).uniform(0, 1, 4000)
-    half = 1.96 * values.std() / np.sqrt(len(values))
-    assert interval(values) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 10)
-    assert interval(values) == interval(values)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +101,11 @@ def test_int8_is_recommended_only_when_it_holds_on_val_and_in_both_runtimes(
     assert chosen == precision
     assert why.startswith(reason)
     assert "n = " in why
+
+
+def test_fp32_stays_where_the_search_kept_it(small_quantize: QuantizeResult) -> None:
+    kept = small_quantize.model_copy(update={"chosen": "FP32", "reason": "INT8 is slower than FP32 in both runtimes"})
+    assert recommend(kept, {"onnxruntime": 0.0}, 0.003, "accuracy", 100) == ("fp32", kept.reason)
 
 
 def test_the_accuracy_gate_takes_the_worst_runtime_of_what_ships(

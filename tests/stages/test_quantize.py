@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,24 +11,31 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-from onnxruntime.quantization import QuantType, quantize_static
+from onnxruntime.quantization import QuantType
 from sklearn.metrics import accuracy_score
 
 from edge_demo.errors import Error, InputError
 from stages import onnx_graph, quantize
 from stages.graph import Preprocess
 from stages.inference import within
-from stages.quantize import census, quantized_core
+from stages.quantize import census, recipes
 from stages.quantize.calibration import Calibration, Reader, collect
 from stages.quantize.census import fused
 from stages.quantize.comparison import decibel
+from stages.quantize.recipes import Recipe, Source, batch_readers, prepared, quantized
+from stages.quantize.target import host_target
 from stages.spec import DataResult, ExportResult, QuantizeConfig, QuantizeResult, TrainResult
 
 QUICK = QuantizeConfig(images=64)
+ELSEWHERE: Any = "arm64" if host_target() != "arm64" else "x86-vnni"  # speed is not judged there
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def source_of(export: ExportResult, data: DataResult, config: QuantizeConfig = QUICK) -> Source:
+    return prepared(export.folder / "core.onnx", batch_readers("batch", collect(config, data).batch))
 
 
 def answers(path: Path, data: DataResult, split: str = "val") -> np.ndarray:
@@ -90,9 +98,9 @@ def test_the_census_sees_other_types_stay_in_float(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """S8S8, the library's default, is not offered because of ONNX Runtime; U8U8 because of OpenVINO."""
-    types = {"activation_type": QuantType[activation], "weight_type": QuantType[weight]}
-    monkeypatch.setattr(quantize, "quantize_static", lambda *args, **options: quantize_static(*args, **options | types))
-    model = quantized_core(QUICK, small_export.folder / "core.onnx", collect(QUICK, small_data))
+    types = SimpleNamespace(QUInt8=QuantType[activation], QInt8=QuantType[weight])
+    monkeypatch.setattr(recipes, "QuantType", types)
+    model = quantized(source_of(small_export, small_data), Recipe())
     onnx_graph.save(model, tmp_path / "core.onnx")
     # Each runtime alone: on CPUs with AMX, OpenVINO does not even compile S8S8.
     count = (census._onnxruntime, census._openvino)[runtime]
@@ -118,13 +126,12 @@ def test_the_numbers_are_those_of_the_saved_files(
     assert small_quantize.sqnr_db > 20
 
 
-@pytest.mark.parametrize("ops", ["all", "conv-only"])
+@pytest.mark.parametrize("coverage", ["all", "conv-only", "head-float"])
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_every_recipe_gives_int8_that_still_reads_digits(
-    method: Any, ops: Any, small_data: DataResult, small_export: ExportResult, tmp_path: Path
+    method: Any, coverage: Any, small_source: Source, small_data: DataResult, small_export: ExportResult, tmp_path: Path
 ) -> None:
-    config = QuantizeConfig(images=64, method=method, ops=ops)
-    model = quantized_core(config, small_export.folder / "core.onnx", collect(config, small_data))
+    model = quantized(small_source, Recipe(coverage, method))
     onnx_graph.save(model, tmp_path / "core.onnx")
     batch = collect(QuantizeConfig(images=200, seed=1), small_data).batch
     logits = [
@@ -135,11 +142,16 @@ def test_every_recipe_gives_int8_that_still_reads_digits(
     assert "QuantizeLinear" in onnx_graph.operators(model)
 
 
+def test_calibrating_prints_nothing(
+    small_data: DataResult, small_export: ExportResult, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quantized(source_of(small_export, small_data), Recipe(method="percentile"))
+    assert capfd.readouterr().out == ""
+
+
 def test_same_data_same_bytes_other_data_other_ranges(small_data: DataResult, small_export: ExportResult) -> None:
     first, again, other = (
-        quantized_core(config, small_export.folder / "core.onnx", collect(config, small_data)).SerializeToString(
-            deterministic=True
-        )
+        quantized(source_of(small_export, small_data, config), Recipe()).SerializeToString(deterministic=True)
         for config in (QUICK, QUICK, QuantizeConfig(images=64, seed=5))
     )
     assert first == again
@@ -230,6 +242,10 @@ def blind(config: QuantizeConfig, data: DataResult) -> Calibration:
     return Calibration(np.zeros((32, 1, 16, 16), dtype=np.float32), {"n": 32})
 
 
+def unable(*args: Any, **options: Any) -> Any:
+    raise Error("fine-tuning: not today")
+
+
 @pytest.mark.parametrize("required", [True, False])
 def test_a_drop_beyond_the_limit_is_told_and_stops_the_run_if_required(
     required: bool,
@@ -240,18 +256,26 @@ def test_a_drop_beyond_the_limit_is_told_and_stops_the_run_if_required(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("stages.quantize.collect", blind)
-    config = QuantizeConfig(images=64, required=required)
+    monkeypatch.setattr("stages.quantize.fine_tuned", unable)
+    config = QuantizeConfig(images=64, required=required, target=ELSEWHERE)
     result = quantize.run(config, small_data, small_train, small_export, out_dir=tmp_path)
     assert result.drop > 0.1
     assert not result.passed
     assert [(gate.passed, gate.stop) for gate in result.gates] == ([(False, True)] if required else [])
     assert result.paired["onnxruntime"][0] > 0
+    assert result.chosen == "FP32"
+    assert "keeps the accuracy: the best loses" in result.reason
+    assert result.candidates[0].verdict == "chosen"
+    assert all(row.reason for row in result.candidates)
+    assert not any(row.verdict == "chosen" for row in result.candidates[1:])
+    tuned = next(row for row in result.candidates if row.name.endswith("fine-tuned"))
+    assert (tuned.verdict, tuned.reason) == ("rejected", "fine-tuning: not today")
 
 
 def test_an_export_that_is_no_model_is_refused(small_data: DataResult, tmp_path: Path) -> None:
     (tmp_path / "core.onnx").write_bytes(b"no model at all")
     with pytest.raises(InputError, match=r"core\.onnx: not an ONNX model"):
-        quantized_core(QUICK, tmp_path / "core.onnx", collect(QUICK, small_data))
+        prepared(tmp_path / "core.onnx", batch_readers("batch", collect(QUICK, small_data).batch))
 
 
 def test_a_network_with_nothing_to_quantize_is_an_error(small_data: DataResult, tmp_path: Path) -> None:
@@ -266,7 +290,7 @@ def test_a_network_with_nothing_to_quantize_is_an_error(small_data: DataResult, 
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "core.onnx")
     with pytest.raises(Error, match="nothing in this network can be quantized"):
-        quantized_core(QUICK, tmp_path / "core.onnx", collect(QUICK, small_data))
+        quantized(prepared(tmp_path / "core.onnx", batch_readers("batch", collect(QUICK, small_data).batch)), Recipe())
 
 
 def test_decibel() -> None:
