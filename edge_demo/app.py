@@ -11,23 +11,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
-
+from edge_demo.acceptance import Expectation
+from edge_demo.bundle import Bundle
 from edge_demo.capture import Timing
 from edge_demo.errors import InputError
 from edge_demo.events import StatsEvent
 from edge_demo.image import load_cv2
+from edge_demo.inputs import inputs
 from edge_demo.loop import predictor
 from edge_demo.manifest import Manifest
 from edge_demo.outputs import CAP_MB, Outputs, attached, parse_outputs
 from edge_demo.runtime import Runtime
-from edge_demo.session import Plan, Policy, Session
+from edge_demo.session import Plan, Session
 from edge_demo.sinks import JsonLines
-from edge_demo.sources import Source, Timeouts, open_source
-from edge_demo.synthetic import SIZE_WH, SyntheticSource
-from edge_demo.tasks import TASKS, Task
+from edge_demo.source import Timeouts
+from edge_demo.tasks import TASKS
+from edge_demo.teach import Teacher
+from edge_demo.teaching import KEYS, LABEL, Teaching, taught_predictor, teacher_for
+from edge_demo.timecode import Latency, LatencyTest
 from edge_demo.view import Screen
 from edge_demo.window import open_window, why_no_window
 
@@ -40,13 +43,20 @@ class DemoOptions:
 
     bundle: Path
     source: str
-    """Camera number, http/https/rtsp URL, video file, image, folder of images, or `synthetic`."""
+    """Camera number or v4l2:..., http/https/rtsp URL, video file, image, folder, %d pattern, or `synthetic`."""
+    more_sources: tuple[str, ...] = ()
+    """Further sources, processed in turn with the first and shown side by side."""
+    wait: bool = False
+    """A live source that is not there at first is waited for."""
+    insecure_tls: bool = False
+    """Accept any certificate of https and rtsps sources."""
     show: Literal["auto", "window", "none"] = "auto"
     jsonl: str | None = None
     """File for JSON lines, or `-` for standard output."""
     runtime: str = "onnxruntime"
+    """`auto`: the fastest here that gives the bundle's golden answers, measured for two seconds at the start."""
     precision: str = "auto"
-    """`auto` is the precision the bundle recommends."""
+    """`auto` is the precision the bundle recommends, or with runtime `auto` the fastest that is as good."""
     threads: int | None = None
     """None: one less than the usable CPUs, so that capture and drawing have one."""
     roi: float | None = None
@@ -71,6 +81,18 @@ class DemoOptions:
     policy: Literal["auto", "latest", "every"] = "auto"
     """`latest`: the newest frame wins, older ones are dropped and counted; `every`: each frame, the source waits.
     `auto`: latest for cameras, streams and synthetic, every for files."""
+    display: Literal["synced", "smooth"] = "synced"
+    """What the window shows: the frame a result belongs to, or each captured frame with the last result."""
+    expect_p95_ms: float | None = None
+    """GateError when the p95 age of the frames is above."""
+    expect_fps: float | None = None
+    """GateError when fewer frames per second were processed."""
+    latency_test: bool = False
+    """Compare the reported age of each frame with the time code in its picture."""
+    teach: Path | None = None
+    """File of taught classes: loaded when it is there, written whenever something is taught."""
+    teach_label: str | None = None
+    """Class that the key t teaches; None: `taught`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +102,8 @@ class DemoSummary:
     stats: StatsEvent
     unwritten: int
     """JSON lines that could not be written before the end."""
+    latency: Latency | None = None
+    """Of the latency test, when it was asked for."""
 
     def line(self) -> str:
         """One line for people."""
@@ -102,20 +126,7 @@ class DemoSummary:
         return text + "".join(f", {count} {what}" for what, count in more.items() if count)
 
 
-class OpenBundle(Protocol):
-    """What the demo needs of an opened, verified bundle."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Its description."""
-        ...
-
-    def model_bytes(self, precision: str) -> bytes:
-        """The verified bytes of a variant's model."""
-        ...
-
-
-def _open_bundle(path: Path) -> OpenBundle:
+def _open_bundle(path: Path) -> Bundle:
     from edge_demo.bundle import open_bundle
 
     return open_bundle(path)
@@ -136,7 +147,7 @@ def _say(sentence: str) -> None:
 class Parts:
     """What the demo is built from; replaced in tests."""
 
-    open_bundle: Callable[[Path], OpenBundle] = _open_bundle
+    open_bundle: Callable[[Path], Bundle] = _open_bundle
     open_runtime: Callable[[str, bytes, int], Runtime] = _open_runtime
     why_no_window: Callable[[], str] = why_no_window
     open_window: Callable[[], Screen] = open_window
@@ -167,6 +178,8 @@ def run_demo(
     """
     stop = stop or threading.Event()
     _check(options)
+    expected = Expectation(options.expect_p95_ms, options.expect_fps)
+    expected.check_options()
     outputs = parse_outputs(
         web=options.web,
         web_token_file=options.web_token_file,
@@ -179,6 +192,10 @@ def run_demo(
     with stop_on_signals(stop):
         summary = _demo(options, outputs, stop, parts)
     parts.say(summary.line())
+    if options.latency_test and summary.latency is not None:
+        parts.say(summary.latency.line())
+    if accepted := expected.check(summary.stats):
+        parts.say(accepted)
     return summary
 
 
@@ -187,23 +204,35 @@ def _demo(options: DemoOptions, outputs: Outputs, stop: threading.Event, parts: 
     bundle = parts.open_bundle(options.bundle)
     manifest = bundle.manifest
     task = TASKS[manifest.task]
-    precision = _precision(options, manifest)
-    source, policy, params = _source(options, manifest, task, parts.timeouts)
+    given = inputs(
+        (options.source, *options.more_sources),
+        manifest,
+        task,
+        policy=options.policy,
+        roi=options.roi,
+        timeouts=parts.timeouts,
+        verify_tls=not options.insecure_tls,
+        timecode=options.latency_test,
+    )
     windowed = _wants_window(options, parts)
     threads = options.threads or max(1, _usable_cpus() - 1)
-    runtime = parts.open_runtime(options.runtime, bundle.model_bytes(precision), threads)
+    name, precision = _engine(options, bundle, threads, parts)
+    runtime = parts.open_runtime(name, bundle.model_bytes(precision), threads)
     try:
-        parts.say(_chosen(manifest, precision, runtime.name, threads, policy, params))
+        parts.say(_chosen(manifest, precision, runtime.name, threads, given.policy, given.params))
+        teacher = teacher_for(bundle, task, runtime, options.teach) if options.teach is not None else None
+        predict = predictor(runtime, task, manifest.input, given.params)
         plan = Plan(
-            source=source,
+            source=given.sources[0],
+            others=given.sources[1:],
             model=f"{manifest.name} {manifest.version}",
             task_name=manifest.task,
             task=task,
-            labels=manifest.labels,
-            params=params,
-            predict=predictor(runtime, task, manifest.input, params),
-            policy=policy,
-            paced=source.live or policy == "latest" or windowed or outputs.web is not None,
+            labels=teacher.labels if teacher else manifest.labels,
+            params=given.params,
+            predict=taught_predictor(predict, task, teacher) if teacher else predict,
+            policy=given.policy,
+            paced=given.sources[0].live or given.policy == "latest" or windowed or outputs.web is not None,
             runtime=runtime.name,
             precision=precision,
             threads=threads,
@@ -211,20 +240,34 @@ def _demo(options: DemoOptions, outputs: Outputs, stop: threading.Event, parts: 
             max_frames=options.max_frames,
             read_timeout_s=parts.timeouts.read_ms / 1000 + 1,
             timing=parts.timing,
+            wait=options.wait,
+            display=options.display,
         )
-        return _run(plan, options, outputs, stop, windowed, parts)
+        return _run(plan, options, outputs, stop, windowed, parts, teacher)
     finally:
         runtime.close()
 
 
 def _run(
-    plan: Plan, options: DemoOptions, outputs: Outputs, stop: threading.Event, windowed: bool, parts: Parts
+    plan: Plan,
+    options: DemoOptions,
+    outputs: Outputs,
+    stop: threading.Event,
+    windowed: bool,
+    parts: Parts,
+    teacher: Teacher | None,
 ) -> DemoSummary:
     sink = JsonLines(options.jsonl, lossy=plan.policy == "latest", stop=stop) if options.jsonl else None
     screen = parts.open_window() if windowed else None
+    test = LatencyTest() if options.latency_test else None
     unwritten = 0
     try:
         session = Session(plan, stop, sink, parts.say)
+        if test:
+            session.listeners.append(test)
+        if teacher:
+            session.teach_with(Teaching(teacher, session.newest_result, parts.say), options.teach_label)
+            parts.say(teacher.now().line() + (f"; {KEYS} {options.teach_label or LABEL!r}" if windowed else ""))
         with attached(session, outputs, parts.say, stop):
             stats = session.run(screen)
         if session.failure:  # of an output, after the run
@@ -236,7 +279,7 @@ def _run(
             unwritten = sink.close(FLUSH_S)
     if sink and sink.failure:
         raise sink.failure
-    return DemoSummary(stats, unwritten)
+    return DemoSummary(stats, unwritten, test.result() if test else None)
 
 
 @contextmanager
@@ -268,50 +311,42 @@ def _check(options: DemoOptions) -> None:
             raise InputError(f"{name} {value}: must be above 0", "leave it out to run until the source ends")
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: must be 1 or more", "leave it out for the default")
+    if options.teach is None and options.teach_label is not None:
+        raise InputError("--teach-label has no effect without --teach", "add --teach FILE")
     choices = {
         "--show": (options.show, ("auto", "window", "none")),
         "--policy": (options.policy, ("auto", "latest", "every")),
+        "--display": (options.display, ("synced", "smooth")),
     }
     for name, (given, known) in choices.items():
         if given not in known:
             raise InputError(f"{name} {given}: unknown", f"known: {', '.join(known)}")
 
 
-def _precision(options: DemoOptions, manifest: Manifest) -> str:
-    if options.precision == "auto":
-        return manifest.recommended
+def _engine(options: DemoOptions, bundle: Bundle, threads: int, parts: Parts) -> tuple[str, str]:
+    """Runtime and precision: as asked for, or the fastest of those that give the golden answers here."""
+    manifest = bundle.manifest
     known = [variant.precision for variant in manifest.variants]
-    if options.precision not in known:
+    if options.precision not in (*known, "auto"):
         raise InputError(f"--precision {options.precision}: not in this bundle", f"it has: {', '.join(known)}, or auto")
-    return options.precision
+    if options.runtime != "auto":
+        return options.runtime, manifest.recommended if options.precision == "auto" else options.precision
+    from edge_demo.choose import candidates, choose
 
-
-def _source(
-    options: DemoOptions, manifest: Manifest, task: Task, timeouts: Timeouts
-) -> tuple[Source, Policy, dict[str, Any]]:
-    """The source, its policy and the decode parameters that go with it."""
-    given = {} if options.roi is None else {"roi": options.roi}
-    params = task.check_params({**manifest.decode, **given}, manifest.labels)
-    if options.source == "synthetic":
-        live = options.policy != "every"
-        canvas = np.zeros((SIZE_WH[1], SIZE_WH[0], 3), dtype=np.uint8)
-        return SyntheticSource(task.region(canvas, params), live=live), "latest" if live else "every", params
-    source = open_source(options.source, timeouts)
-    if source.kind == "images" and options.roi is None and "roi" in params:
-        params = {
-            **params,
-            "roi": 1.0,
-        }  # a stored picture is framed already; only a camera needs a place to hold things
-    policy: Policy = ("latest" if source.live else "every") if options.policy == "auto" else options.policy
-    return source, policy, params
+    pairs = candidates(manifest, options.runtime, options.precision)
+    choice = choose(bundle, pairs, lambda name, model: parts.open_runtime(name, model, threads))
+    parts.say(choice.line())
+    return choice.runtime, choice.precision
 
 
 def _wants_window(options: DemoOptions, parts: Parts) -> bool:
-    if options.show == "none":
-        return False
-    reason = parts.why_no_window()
+    reason = "--show none was asked for" if options.show == "none" else parts.why_no_window()
     if not reason:
         return True
+    if options.display == "smooth":
+        raise InputError(f"--display smooth has no effect without a window: {reason}", "leave it out")
+    if options.show == "none":
+        return False
     if options.show == "window":
         raise InputError(f"--show window: {reason}", "use --show none, or --jsonl - for the results")
     parts.say(f"no window: {reason}; going on without")

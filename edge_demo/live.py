@@ -90,6 +90,10 @@ class Change(BaseModel):
     paused: bool | None = None
     overlay: bool | None = None
     recording: bool | None = None
+    teach: str | None = None
+    """Name of a class that the newest frame is an example of."""
+    forget: str | None = None
+    """Name of a taught class to drop."""
     params: dict[str, float] = Field(default_factory=dict)
 
 
@@ -102,6 +106,18 @@ class Switch(Protocol):
 
     def now(self) -> Recording:
         """What it is doing."""
+        ...
+
+
+class Teachable(Protocol):
+    """What the controls need of teach mode."""
+
+    def teach(self, label: str) -> None:
+        """Take the newest frame as an example; InputError when it cannot."""
+        ...
+
+    def forget(self, label: str) -> None:
+        """Drop a taught class; InputError when there is none."""
         ...
 
 
@@ -129,6 +145,7 @@ class Controls:
     overlay: bool = True
     paused: threading.Event = field(default_factory=threading.Event)
     recorder: Switch | None = None
+    teaching: Teachable | None = None
 
     def apply(self, body: bytes) -> None:
         """Apply a JSON `Change`, all of it or nothing.
@@ -143,6 +160,7 @@ class Controls:
             raise InputError(f"params.{unknown[0]}: cannot be changed while running", f"known: {known}")
         if change.recording is not None and self.recorder is None:
             raise InputError("recording: no folder to record to", "start the demo with --record DIR")
+        self._teach(change)
         # In place and per key: a thread that reads while this runs sees each value old or new, never half.
         self.params.update(self.check({**self.params, **change.params}))
         if change.overlay is not None:
@@ -151,6 +169,17 @@ class Controls:
             self.recorder.switch(change.recording)
         if change.paused is not None:
             (self.paused.set if change.paused else self.paused.clear)()
+
+    def _teach(self, change: Change) -> None:
+        """First of all, because it can be refused."""
+        if change.teach is None and change.forget is None:
+            return
+        if self.teaching is None:
+            raise InputError("teach: the demo was not started for it", "start it with --teach FILE")
+        if change.teach is not None:
+            self.teaching.teach(change.teach)
+        if change.forget is not None:
+            self.teaching.forget(change.forget)
 
 
 def parse_change(body: bytes) -> Change:

@@ -23,6 +23,7 @@ from edge_demo.render import Overlay, answer, banner, compose, enlarge
 from edge_demo.sinks import JsonLines
 from edge_demo.source import Source
 from edge_demo.tasks import Task
+from edge_demo.teaching import LABEL, Teaching
 from edge_demo.view import Screen, View
 
 Policy = Literal["latest", "every"]
@@ -102,6 +103,7 @@ class Session:
         self.failure: Exception | None = None
         self.view: View | None = None
         """The window's, once there is one."""
+        self._pressed: Callable[[str], None] | None = None
         self._spoken: dict[str, str] = {}
         self._latest: dict[int, Processed] = {}
         self._seq = 0
@@ -183,13 +185,13 @@ class Session:
     def _watch(self, worker: threading.Thread, screen: Screen | None, start_s: float, notifier: Notifier) -> str:
         """The main thread's part: window, clocks and watchdog; returns why the run ended."""
         plan = self.plan
-        view = self.view = View(screen, self.shown, self._paint) if screen else None
+        view = self.view = View(screen, self.shown, self._paint, self._pressed) if screen else None
         told: set[int] = set()
+        notifier.ready(f"{plan.model}, {plan.source_name}")  # a camera that is not there yet is no failed start
         while not self.stop.is_set():
             now_s = time.monotonic()
             for sentence in opened(self.feeds, told):
                 self.say(sentence)
-                notifier.ready(f"{plan.model}, {plan.source_name}")
             self.feeds.check_stale(now_s)
             if not self._stuck(now_s):
                 notifier.alive(now_s, self.feeds.state or "CONNECTING")
@@ -365,6 +367,16 @@ class Session:
             params={name: controls.params[name] for name in controls.adjustable},
             recording=controls.recorder.now() if controls.recorder else None,
         )
+
+    def teach_with(self, teaching: Teaching, label: str | None) -> None:
+        """Let keys and viewers teach; `label` is what the key t teaches."""
+        self.controls.teaching = teaching
+        self._pressed = lambda key: teaching.key(key, label or LABEL)
+
+    def newest_result(self) -> Any | None:
+        """The last result, or None before the first."""
+        newest = self.figures.newest
+        return newest.prediction.result if newest else None
 
     def newest(self) -> Processed | None:
         """The last processed frame."""

@@ -80,15 +80,17 @@ class SyntheticSource:
     Args:
         region_xyxy: Part of the 640x480 canvas the network looks at.
         live: 30 frames per second like a camera, the newest wins; otherwise as fast as they are drawn.
+        timecode: Each frame carries the time at which it was drawn.
     """
 
     kind = "synthetic"
     name = "synthetic"
     pace_s: float | None = 1 / FPS
 
-    def __init__(self, region_xyxy: tuple[int, int, int, int], *, live: bool) -> None:
+    def __init__(self, region_xyxy: tuple[int, int, int, int], *, live: bool, timecode: bool = False) -> None:
         self.live = live
         self._region = region_xyxy
+        self._timecode = timecode
         self._next = 0
 
     def open(self) -> str:
@@ -100,6 +102,10 @@ class SyntheticSource:
         start = time.monotonic_ns()
         frame, digit = draw_digit(self._next, self._region)
         self._next += 1
+        if self._timecode:
+            from edge_demo.timecode import now_ms, write_code
+
+            write_code(frame, now_ms())
         now = time.monotonic_ns()
         return Captured(frame, now, (now - start) / 1e6, truth=digit)
 

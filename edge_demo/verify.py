@@ -110,6 +110,18 @@ def verify(path: Path, runtimes: Sequence[str] = tuple(RUNTIMES)) -> VerifyRepor
     )
 
 
+def why_not(bundle: Bundle, precision: str, runtime: str) -> str:
+    """Why a variant in a runtime does not give its golden answers here, in words; empty when it does.
+
+    Raises:
+        InputError: the runtime is not installed, or does not load the model.
+    """
+    checks = [_pixels(bundle), _batch(bundle)]
+    if all(check.passed for check in checks):
+        checks += _run_golden(bundle, bundle.manifest.variant(precision), runtime)
+    return next((f"{check.level}: {check.detail}" for check in checks if not check.passed), "")
+
+
 def digest(array: NDArray[np.uint8]) -> str:
     """SHA-256 of the elements in C order: what `pixels_sha256` and `batch_sha256` hold."""
     return hashlib.sha256(array.tobytes()).hexdigest()

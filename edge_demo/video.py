@@ -28,6 +28,8 @@ _environment = threading.Lock()  # the variable is read at each open and belongs
 class VideoSource:
     """A camera, a network stream or a video file through OpenCV.
 
+    OpenCV keeps the size a stream had when it was opened: after a change it stretches the picture and does not tell.
+
     Args:
         target: Camera request, URL or file name.
         kind: `camera`, `stream` or `video`.

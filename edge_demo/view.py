@@ -21,6 +21,10 @@ class Screen(Protocol):
         """Show a frame (None: keep the last); False when the person closed it."""
         ...
 
+    def key(self) -> str:
+        """The key pressed since the last call, or empty."""
+        ...
+
     def close(self) -> None:
         """Take it away."""
         ...
@@ -33,6 +37,7 @@ class View:
         screen: Where to show.
         shown: Processed frames; the newest is taken.
         paint: (processed frame, median age of shown frames in ms, monotonic s) -> the picture to show.
+        pressed: Told of every key that is not for the window itself.
     """
 
     def __init__(
@@ -40,10 +45,12 @@ class View:
         screen: Screen,
         shown: Channel[Processed],
         paint: Callable[[Processed, float | None, float], Frame],
+        pressed: Callable[[str], None] | None = None,
     ) -> None:
         self._screen = screen
         self._shown = shown
         self._paint = paint
+        self._pressed = pressed
         self._last: Processed | None = None
         self._painted_s = 0.0
         self._ages = Recent()
@@ -52,6 +59,8 @@ class View:
 
     def refresh(self, now_s: float, *, troubled: bool) -> bool:
         """Show what is new, or a frozen frame again when its source is in trouble; False when the person closed it."""
+        if self._pressed and (key := self._screen.key()):
+            self._pressed(key)
         newest = self._shown.get(0)
         self._last = newest or self._last
         again = troubled and now_s - self._painted_s >= REPAINT_S

@@ -30,19 +30,28 @@ def why_no_window() -> str:
     return "" if probe.returncode == 0 else "the display cannot be used"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Window:
     """An open window; used by the main thread only."""
 
     cv2: Any
+    pressed: str = ""
 
     def show(self, frame: Frame | None) -> bool:
         """Show a new BGR frame (None: keep the last) and handle keys; False when the person closed it."""
         if frame is not None:
             self.cv2.imshow(TITLE, frame)
-        if self.cv2.waitKey(10 if frame is None else 1) & 0xFF in QUIT_KEYS:
+        code = self.cv2.waitKey(10 if frame is None else 1)
+        if code >= 0 and code & 0xFF in QUIT_KEYS:
             return False
+        if code >= 0 and chr(code & 0xFF).isprintable():
+            self.pressed = chr(code & 0xFF)
         return bool(self.cv2.getWindowProperty(TITLE, self.cv2.WND_PROP_VISIBLE) >= 1)
+
+    def key(self) -> str:
+        """The key pressed since the last call, or empty."""
+        key, self.pressed = self.pressed, ""
+        return key
 
     def close(self) -> None:
         """Take it off the screen."""

@@ -19,6 +19,7 @@ import typer
 from edge_demo.errors import Error, GateError, InputError
 from pipeline.bench_command import bench
 from pipeline.cli_data import data_app
+from pipeline.demo_commands import print_cameras, service
 from pipeline.options import BundlePath, ConfigFile, Debug, Json, Preset, RunFolder, Runtimes, Sets, echo_json
 from pipeline.sweep_command import sweep
 
@@ -202,14 +203,26 @@ app.command()(sweep)
 def demo(
     bundle: BundlePath,
     source: Annotated[
-        str, typer.Option(help="Camera number, URL, video, image, folder of images, or synthetic.")
-    ] = "0",
+        list[str] | None,
+        typer.Option(help="Camera number, v4l2:..., URL, video, image, folder, %d pattern, synthetic; repeatable."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a camera that is not there yet.")] = False,
+    insecure_tls: Annotated[bool, typer.Option("--insecure-tls", help="Accept any certificate of a camera.")] = False,
+    list_cameras: Annotated[
+        bool,
+        typer.Option("--list-cameras", is_eager=True, callback=print_cameras, help="Say which there are, and end."),
+    ] = False,
     show: Annotated[Literal["auto", "window", "none"], typer.Option(help="Where to draw.")] = "auto",
     jsonl: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write one JSON line per frame; - is stdout.")
     ] = None,
-    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
-    precision: Annotated[str, typer.Option(help="auto (what the bundle recommends), fp32 or int8.")] = "auto",
+    runtime: Annotated[
+        Literal["auto", "onnxruntime", "openvino"], typer.Option(help="auto measures for two seconds at the start.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "int8"],
+        typer.Option(help="auto: what the bundle recommends, or the fastest that is as good."),
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all but one.")] = None,
     roi: Annotated[float | None, typer.Option(help="Side of the square read, as a share of the short side.")] = None,
     duration: Annotated[float | None, typer.Option(metavar="SECONDS", help="End after that time.")] = None,
@@ -217,6 +230,18 @@ def demo(
     policy: Annotated[
         Literal["auto", "latest", "every"], typer.Option(help="Newest frame wins, or every frame waits.")
     ] = "auto",
+    display: Annotated[
+        Literal["synced", "smooth"], typer.Option(help="The frame of the result, or each frame with the last result.")
+    ] = "synced",
+    expect_p95: Annotated[float | None, typer.Option(metavar="MS", help="Exit 3 when frames are older (p95).")] = None,
+    expect_fps: Annotated[float | None, typer.Option(metavar="N", help="Exit 3 when fewer frames are done.")] = None,
+    latency_test: Annotated[
+        bool, typer.Option("--latency-test", help="Compare the reported age with the clock in the picture.")
+    ] = False,
+    teach: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Teach it classes while it runs; kept in this file.")
+    ] = None,
+    teach_label: Annotated[str | None, typer.Option(metavar="NAME", help="The class that the key t teaches.")] = None,
     web: Annotated[
         str | None, typer.Option(metavar="[HOST:PORT]", help="Show it on a web page; default 127.0.0.1:8080.")
     ] = None,
@@ -239,7 +264,10 @@ def demo(
     run_demo(
         DemoOptions(
             bundle=bundle_of(bundle),
-            source=source,
+            source=(source or ["0"])[0],
+            more_sources=tuple(source or ())[1:],
+            wait=wait,
+            insecure_tls=insecure_tls,
             show=show,
             jsonl=jsonl,
             runtime=runtime,
@@ -249,6 +277,12 @@ def demo(
             duration_s=duration,
             max_frames=max_frames,
             policy=policy,
+            display=display,
+            expect_p95_ms=expect_p95,
+            expect_fps=expect_fps,
+            latency_test=latency_test,
+            teach=teach,
+            teach_label=teach_label,
             web=web,
             web_token_file=web_token_file,
             record=record,
@@ -258,6 +292,9 @@ def demo(
             mqtt_password_file=mqtt_password_file,
         )
     )
+
+
+app.command()(service)
 
 
 @app.command()

@@ -240,6 +240,8 @@ class ParityRow(BaseModel):
     """Share of images with the same decoded answer."""
     tolerance: float
     passed: bool
+    required: bool = True
+    """False: shown, but not part of the gate (a runtime's own choice of a lower precision, which never ships)."""
 
 
 class ExportResult(BaseModel):

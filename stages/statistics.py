@@ -43,9 +43,12 @@ def mcnemar(lost: int, won: int) -> float:
     Where items have qualities instead of right and wrong, these are the counts of worse and better ones, and this is
     the sign test. Source: McNemar 1947, Psychometrika 12, pages 153-157; the exact form is the binomial test at 1/2.
     """
-    n, fewer = lost + won, min(lost, won)
-    # A fraction of whole numbers: 2.0 ** n overflows from n = 1024 on.
-    return min(1.0, float(Fraction(2 * sum(math.comb(n, k) for k in range(fewer + 1)), 2**n)))
+    n = lost + won
+    ways = total = 1  # n over k, and its sum over k: whole numbers, because 2.0 ** n overflows from n = 1024 on
+    for k in range(min(lost, won)):
+        ways = ways * (n - k) // (k + 1)
+        total += ways
+    return min(1.0, float(Fraction(2 * total, 2**n)))
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -43,6 +43,8 @@ class Task:
     """(result, labels) -> plain JSON values, rounded to 6 digits."""
     adjustable: tuple[str, ...] = ()
     """Numeric decode parameters in [0, 1] that a viewer may change while the demo runs (thresholds)."""
+    rescore: Callable[[Any, Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]], Any] | None = None
+    """(result, (scores, embedding) -> scores over more labels) -> result; None where nothing can be taught."""
 
 
 TASKS: dict[str, Task] = {
@@ -57,5 +59,6 @@ TASKS: dict[str, Task] = {
         same=classify.same,
         draw=classify.draw,
         to_json=classify.to_json,
+        rescore=classify.rescore,
     ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,15 @@ def decode(raw: Mapping[str, NDArray[Any]], params: Mapping[str, Any]) -> list[C
         Classes(int(class_id), float(row[class_id]), row, features)
         for class_id, row, features in zip(best, scores, embedding, strict=True)
     ]
+
+
+def rescore(
+    result: Classes, rescored: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+) -> Classes:
+    """The same frame judged over more labels: `rescored(scores, embedding)` gives their scores, summing to 1."""
+    scores = rescored(result.scores, result.embedding)
+    class_id = int(scores.argmax())
+    return Classes(class_id, float(scores[class_id]), scores, result.embedding)
 
 
 def correct(results: Sequence[Classes], truths: Sequence[int]) -> NDArray[np.float64]:

@@ -42,7 +42,8 @@ class SweepDocument(BaseModel):
     files: dict[str, str]
     """What is beside this file: `best` or `best-N` (the TOML of trial N), `picture`, `front`."""
     remeasured_ms: dict[str, float] = {}
-    """Trial -> latency of the candidates for the front, measured anew in the same rounds of one benchmark."""
+    """Trial -> latency of the trials nearest to the front, measured again in the same rounds of one benchmark;
+    the front is chosen by these."""
 
     def row(self, number: int) -> TrialRow:
         """The row of a trial."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,17 @@ def best_of(table: Sequence[TrialRow], remeasured_ms: dict[int, float] | None = 
     return tuple(pareto([(row.number, row.values["val"], times[row.number]) for row in done]))
 
 
+def nearest_to_front(table: Sequence[TrialRow]) -> list[int]:
+    """Complete trials, the front first, then by how many times slower they are than one that is as good on val."""
+    done = [row for row in table if row.state == "complete"]
+
+    def behind(row: TrialRow) -> float:
+        as_good = (other.values["latency_ms"] for other in done if other.values["val"] >= row.values["val"])
+        return row.values["latency_ms"] / min(as_good)
+
+    return [row.number for row in sorted(done, key=lambda row: (behind(row), row.number))]
+
+
 def notes_on(table: Sequence[TrialRow], best: Sequence[int]) -> tuple[str, ...]:
     """What has to be known to read the numbers."""
     done = [row for row in table if row.state == "complete"]
@@ -98,7 +109,9 @@ def notes_on(table: Sequence[TrialRow], best: Sequence[int]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def write_configs(study: Study, table: Sequence[TrialRow], best: Sequence[int]) -> dict[str, str]:
+def write_configs(
+    study: Study, table: Sequence[TrialRow], best: Sequence[int], remeasured_ms: Mapping[int, float]
+) -> dict[str, str]:
     """A TOML for `pipeline all` of each best trial; those of an earlier state are removed. Returns key -> file."""
     for old in study.folder.glob("best*.toml"):
         old.unlink()
@@ -109,7 +122,8 @@ def write_configs(study: Study, table: Sequence[TrialRow], best: Sequence[int]) 
         key = "best" if single else f"best-{number}"
         name = f"{study.plan.base.name[:50]}-{key}"
         config = study.plan.config(row.params).model_copy(update={"name": name})
-        values = ", ".join(f"{name} {value:.6g}" for name, value in row.values.items())
+        again = {"latency_ms": remeasured_ms[number]} if number in remeasured_ms else {}
+        values = ", ".join(f"{name} {value:.6g}" for name, value in (row.values | again).items())
         head = f"# Trial {number} of sweep {study.plan.base.name}: {values}. Chosen on val; test was not looked at.\n"
         write_atomic(study.folder / f"{key}.toml", head + dump_toml(config))
         files[key] = f"{key}.toml"
@@ -127,12 +141,17 @@ def table_of(document: SweepDocument) -> Table:
     table.add_column("trial", justify="right")
     for column in document.objectives:
         table.add_column(column, justify="right")
+    if document.remeasured_ms:
+        table.add_column("again_ms", justify="right")
     for key in keys:
         table.add_column(key, justify="right")
     table.add_column("")
     for row in shown[:SHOWN]:
         mark = ("best" if len(document.objectives) == 1 else "front") if row.number in document.best else ""
         values = [f"{row.values[name]:.4f}" for name in document.objectives]
+        if document.remeasured_ms:
+            again = document.remeasured_ms.get(str(row.number))
+            values.append("" if again is None else f"{again:.4f}")
         table.add_row(str(row.number), *values, *(escape(_short(row.params.get(key))) for key in keys), mark)
     return table
 

@@ -34,6 +34,7 @@ from pipeline.workspace import write_atomic
 from stages.bench import bench_target, to_json
 from stages.bench.document import BenchDocument
 
+MOST_AGAIN = 16  # models in one benchmark: each has a process per runtime
 HOPELESS = 3  # failures with one reason before anything has worked: it is not the values
 
 Watcher = Callable[[int], Watch]
@@ -122,9 +123,9 @@ def _conclude(study: Study, storage: str) -> SweepDocument:
     multi = len(study.plan.sweep.objectives) > 1
     again: dict[int, float] = {}
     if multi and best and not any(row.state == "running" for row in table):
-        again = _measured_again(study, table, best)
+        again = _measured_again(study, table)
         best = results.best_of(table, again) if again else best
-    files = results.write_configs(study, table, best)
+    files = results.write_configs(study, table, best, again)
     if multi and best:
         files["picture"] = "pareto.png"
     if again:
@@ -145,17 +146,18 @@ def _conclude(study: Study, storage: str) -> SweepDocument:
     return document
 
 
-def _measured_again(study: Study, table: Sequence[TrialRow], front: Sequence[int]) -> dict[int, float]:
-    """Trial -> latency of the front's INT8 files, measured in the same rounds; kept in `front.json`.
+def _measured_again(study: Study, table: Sequence[TrialRow]) -> dict[int, float]:
+    """Trial -> latency of the INT8 files nearest to the front, measured in the same rounds; kept in `front.json`.
 
     The trials ran at different times on a host that may have been busy; only times of one benchmark can be compared.
     Empty where a file is on another machine.
     """
+    front = results.nearest_to_front(table)[:MOST_AGAIN]
     models = {number: study.trials_folder / str(number) / "quantize" / "model.int8.onnx" for number in front}
     if not all(file.is_file() for file in models.values()) or len(models) < 2:
         return {}
     with tempfile.TemporaryDirectory(prefix="front-") as scratch:
-        targets = [Path(scratch) / f"trial-{number}.onnx" for number in front]
+        targets = [Path(scratch) / f"trial_{number}.onnx" for number in front]
         for number, target in zip(front, targets, strict=True):
             shutil.copyfile(models[number], target)
         known = study.folder / "front.json"
@@ -163,7 +165,7 @@ def _measured_again(study: Study, table: Sequence[TrialRow], front: Sequence[int
     write_atomic(known, to_json(document))
     times: dict[int, float] = {}
     for row in document.variants:
-        number = int(row.target.removeprefix("trial-"))
+        number = int(row.target.removeprefix("trial_"))
         runtime = next(entry.facts["row"] for entry in table if entry.number == number)
         if row.latency_us is not None and row.status != "failed" and row.id.endswith(f"-{runtime}"):
             times[number] = row.latency_us.p50 / 1e3

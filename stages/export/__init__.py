@@ -51,8 +51,9 @@ def contract_metadata(data: DataResult, train: TrainResult) -> dict[str, str]:
 
 def _gate(rows: tuple[ParityRow, ...], config: ExportConfig) -> Gate:
     """The ladder as one gate; a broken rung is named, the first one (the others stand on it)."""
-    broken = [row for row in rows if not row.passed]
-    worst = broken[0] if broken else max(rows, key=lambda row: row.max_rel)
+    required = [row for row in rows if row.required]
+    broken = [row for row in required if not row.passed]
+    worst = broken[0] if broken else max(required, key=lambda row: row.max_rel)
     message = f"parity, {worst.name}: {worst.max_rel:.1e} of the largest value, agreement {worst.agreement:.2%}"
     return Gate(
         name="parity",

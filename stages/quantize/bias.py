@@ -10,15 +10,13 @@ import copy
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from stages.quantize.probe import probed
 from stages.quantize.regions import heavy_nodes
 
 IMAGES = 64  # the mean of a channel over 64 images and all its pixels is known well below one INT8 step
-BATCH = 32
 
 
 def corrected(int8: ModelProto, fp32: ModelProto, batch: NDArray[np.float32]) -> ModelProto:
@@ -59,20 +57,10 @@ def _has_int32_bias(layer: NodeProto, tensors: dict[str, TensorProto], dequantiz
 
 def _channel_means(model: ModelProto, names: Sequence[str], images: NDArray[np.float32]) -> list[NDArray[np.float64]]:
     """Mean over images and places of every channel (axis 1) of the named float tensors."""
-    probe = copy.deepcopy(model)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = session.get_inputs()[0].name
-    sums: list[NDArray[np.float64]] = []
-    for start in range(0, len(images), BATCH):
-        found = session.run(list(names), {feed: images[start : start + BATCH]})
-        parts = [
-            np.moveaxis(array, 1, 0).reshape(array.shape[1], len(array), -1).mean(axis=2, dtype=np.float64).sum(axis=1)
-            for array in found
-        ]
-        sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
-    return [total / len(images) for total in sums]
+    count, sums = 0, [np.zeros(1) for _ in names]
+    for arrays in probed(model, names, images):
+        count += len(arrays[0])
+        for index, array in enumerate(arrays):
+            channels = np.moveaxis(array, 1, 0).reshape(array.shape[1], len(array), -1)
+            sums[index] = sums[index] + channels.mean(axis=2, dtype=np.float64).sum(axis=1)
+    return [total / count for total in sums]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
@@ -89,21 +90,30 @@ class Source:
     file: str
 
 
-def prepared(core: Path, readers: Readers) -> Source:
+def prepared(core: Path, readers: Readers, *, optimize: bool = True) -> Source:
     """Read a network and get ready to calibrate it.
 
     No calibration cache: ONNX Runtime's does not look at the data, and would reuse the ranges of another set.
+
+    Args:
+        core: The bare FP32 network.
+        readers: Of what it is calibrated on.
+        optimize: Let ONNX Runtime fold constants first; on some graphs of others that fails.
 
     Raises:
         InputError: not a model.
         Error: ONNX Runtime cannot prepare it.
     """
-    onnx_graph.load(core)
+    model = onnx_graph.load(core)
     with tempfile.TemporaryDirectory() as folder, reworded(core.name):
         ready = Path(folder) / "prepared.onnx"
-        # No symbolic shape inference: the exporter has written every shape, and it fails on global max pooling.
-        quant_pre_process(core, ready, skip_symbolic_shape=True)
-        model = _named(onnx_graph.load(ready))
+        if optimize:
+            # No symbolic shape inference: the exporter has written every shape, and it fails on global max pooling.
+            quant_pre_process(core, ready, skip_symbolic_shape=True)
+            model = onnx_graph.load(ready)
+        else:
+            model = onnx.shape_inference.infer_shapes(model)
+        model = _named(model)
 
     @cache
     def ranges(method: Method) -> Ranges:

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from edge_demo.errors import Error
 from stages.quantize.bias import corrected
-from stages.quantize.recipes import Coverage, Method, Recipe, Source, quantized
+from stages.quantize.recipes import Coverage, Method, Recipe, Source, quantized, reworded
 from stages.quantize.regions import tail
 from stages.quantize.sensitivity import sensitivity
 from stages.spec import Candidate, LayerRow, OnStep, Step
@@ -176,7 +176,8 @@ class _Ladder:
         """Measure what `build` makes; an error becomes the row's reason, a file seen before is not measured again."""
         self.tools.on_step(Step(f"INT8: {name}", len(self.tried)))
         try:
-            core = build()
+            with reworded(self.tools.source.file):
+                core = build()
             content = core.SerializeToString(deterministic=True)
             if content in self.files:
                 reason = f"the same file as: {self.files[content]}"

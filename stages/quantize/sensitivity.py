@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edge_demo.errors import Error
+from stages.onnx_graph import output_names
 from stages.quantize.comparison import sqnr_db
+from stages.quantize.probe import probed
 from stages.quantize.recipes import CONV_ONLY, EVERY, Recipe, Source, excluded, quantized
 from stages.spec import LayerRow
 
 IMAGES = 128
-BATCH = 32
 # They hand values on or pick from them: in INT8 they cost what the node before them does.
 NEUTRAL = {
     *("Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Split"),
@@ -47,10 +47,4 @@ def sensitivity(source: Source, recipe: Recipe, batch: NDArray[np.float32]) -> t
 
 
 def _first_output(model: ModelProto, images: NDArray[np.float32]) -> NDArray[np.float64]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed, first = session.get_inputs()[0].name, session.get_outputs()[0].name
-    parts = [session.run([first], {feed: images[at : at + BATCH]})[0] for at in range(0, len(images), BATCH)]
-    return np.concatenate(parts).astype(np.float64)
+    return np.concatenate([first for (first,) in probed(model, output_names(model)[:1], images)]).astype(np.float64)

@@ -36,6 +36,12 @@ def camera_module() -> ModuleType:
     return _load("fake_camera")
 
 
+@pytest.fixture(scope="session")
+def rtsp_module() -> ModuleType:
+    """`fake_rtsp`: FakeRtsp."""
+    return _load("fake_rtsp")
+
+
 @pytest.fixture
 def camera(camera_module: ModuleType) -> Iterator[Any]:
     """A running camera on loopback."""

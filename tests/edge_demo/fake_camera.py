@@ -6,8 +6,10 @@ test in the same machine reads the true age of a frame from its pixels, whatever
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -35,17 +37,26 @@ def read_stamp(frame: Any) -> int:
 class FakeCamera:
     """`run`, `stall` (connected but silent), `close` (hangs up at once), `garbage` (every frame cut or random)."""
 
-    def __init__(self, fps: float = 30.0) -> None:
+    def __init__(self, fps: float = 30.0, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self.mode = "run"
         self.fps = fps
+        self.picture: Callable[[], Any] = lambda: stamp(time.monotonic_ns() // 1_000_000)
         self.frames_sent = 0
+        self.seen: list[tuple[str, str]] = []
+        """Path and Authorization of each request."""
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://user:secret@127.0.0.1:{self._port}/stream.mjpg"
+        return f"{'https' if self.tls else 'http'}://user:secret@127.0.0.1:{self._port}/stream.mjpg"
+
+    @property
+    def snapshot_url(self) -> str:
+        """One picture per request."""
+        return self.url.replace("stream.mjpg", "snapshot.jpg")
 
     def start(self) -> None:
         """Listen; again on the same port after `kill`."""
@@ -53,7 +64,8 @@ class FakeCamera:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                camera._stream(self)
+                camera.seen.append((self.path, self.headers.get("Authorization", "")))
+                (camera._snapshot if self.path.startswith("/snapshot") else camera._stream)(self)
 
             def log_message(self, *_: Any) -> None:
                 """Quiet."""
@@ -61,6 +73,11 @@ class FakeCamera:
         self._alive = threading.Event()
         self._alive.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        if self.tls:
+            self._server.socket = self.tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self._port = self._server.server_address[1]
@@ -73,6 +90,14 @@ class FakeCamera:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+
+    def _snapshot(self, handler: BaseHTTPRequestHandler) -> None:
+        """One picture; `stall` answers late, `close` with 404, `garbage` with no picture."""
+        if self.mode == "stall":
+            time.sleep(2)
+        handler.send_response(404 if self.mode == "close" else 200)
+        handler.end_headers()
+        handler.wfile.write(b"hello" if self.mode == "garbage" else self._jpeg(np.random.default_rng(0)))
 
     def _stream(self, handler: BaseHTTPRequestHandler) -> None:
         alive = self._alive
@@ -94,7 +119,7 @@ class FakeCamera:
             return  # the viewer has gone
 
     def _jpeg(self, random: np.random.Generator) -> bytes:
-        ok, data = cv2.imencode(".jpg", stamp(time.monotonic_ns() // 1_000_000))
+        ok, data = cv2.imencode(".jpg", self.picture())
         assert ok
         jpeg = bytes(data.tobytes())
         if self.mode != "garbage":

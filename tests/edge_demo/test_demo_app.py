@@ -36,6 +36,7 @@ class Screen:
         self.patience = patience
         self.shown: list[Any] = []
         self.closed = False
+        self.keys: list[str] = []
 
     def show(self, frame: Any) -> bool:
         time.sleep(0.005)
@@ -43,6 +44,9 @@ class Screen:
             self.shown.append(frame)
         self.patience -= 1
         return self.patience > 0
+
+    def key(self) -> str:
+        return self.keys.pop(0) if self.keys else ""
 
     def close(self) -> None:
         self.closed = True

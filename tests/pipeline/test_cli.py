@@ -16,7 +16,20 @@ import pipeline.run
 from edge_demo.errors import Error, GateError, InputError
 from pipeline.cli import app, call
 
-COMMANDS = ("all", "train", "export", "quantize", "bundle", "report", "bench", "demo", "verify", "info", "doctor")
+COMMANDS = (
+    "all",
+    "train",
+    "export",
+    "quantize",
+    "bundle",
+    "report",
+    "bench",
+    "demo",
+    "service",
+    "verify",
+    "info",
+    "doctor",
+)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edge_demo.errors import Error, GateError, InputError
+from edge_demo.runtime import import_openvino
 from stages import export, onnx_graph
 from stages.export.graphs import export_parts
 from stages.graph import Preprocess
@@ -92,7 +93,7 @@ def test_scores_equal_numpy_preprocessing_and_torch(
 
 
 def test_every_rung_of_the_ladder_holds(small_export: ExportResult) -> None:
-    assert [row.name for row in small_export.parity] == [
+    assert [row.name for row in small_export.parity[:-1]] == [
         "numpy -> onnxruntime pre.onnx",
         "numpy -> openvino pre.onnx",
         "torch -> onnxruntime core.onnx",
@@ -100,8 +101,21 @@ def test_every_rung_of_the_ladder_holds(small_export: ExportResult) -> None:
         "torch -> onnxruntime model.fp32.onnx",
         "torch -> openvino model.fp32.onnx",
     ]
-    assert all(row.passed and row.agreement == 1.0 and row.max_rel < 1e-5 for row in small_export.parity)
+    assert all(row.passed and row.agreement == 1.0 and row.max_rel < 1e-5 for row in small_export.parity[:-1])
     assert small_export.gates[0].passed
+
+
+def test_the_default_precision_is_named_for_what_it_is_and_not_gated(small_export: ExportResult) -> None:
+    row = small_export.parity[-1]
+    compiled = import_openvino().Core().compile_model(small_export.folder / "model.fp32.onnx", "CPU")
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    assert row.name == f"torch -> openvino model.fp32.onnx, by default {precision}"
+    assert not row.required
+    assert row.passed
+    far = [*small_export.parity[:-1], row.model_copy(update={"passed": False, "max_rel": 0.9})]
+    gate = export._gate(tuple(far), ExportConfig())
+    assert gate.passed
+    assert gate.value < 1e-4
 
 
 def test_colour_graph_wants_bgr(colour_data: DataResult, colour_train: TrainResult, tmp_path: Path) -> None:
@@ -206,7 +220,7 @@ def test_a_core_that_is_not_the_trained_one_misses_the_gate(
     (gate,) = result.gates
     assert (gate.passed, gate.stop) == (False, True)
     assert "torch -> onnxruntime core.onnx" in gate.message
-    assert [row.passed for row in result.parity] == [True, True, False, False, False, False]
+    assert [row.passed for row in result.parity[:-1]] == [True, True, False, False, False, False]
     assert result.parity[2].max_abs == pytest.approx(0.5, rel=1e-4)
 
 
