@@ -102,6 +102,8 @@ def _gauges(live: Live, viewers: int) -> Iterator[Metric]:
     yield gauge("edge_web_viewers", "Live pictures being watched.", viewers)
     if live.last_frame_s is not None:
         yield gauge("edge_last_frame_seconds", "Since the newest processed frame was captured.", live.last_frame_s)
+    if live.behind_ms is not None:
+        yield gauge("edge_backlog_seconds", "How far the stream's reader is behind its camera.", live.behind_ms / 1000)
     rates = GaugeMetricFamily("edge_fps", "Frames per second, last seconds.", labels=["kind"])
     for kind, value in (("capture", live.capture_fps), ("infer", live.fps)):
         if value is not None:

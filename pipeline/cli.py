@@ -101,15 +101,53 @@ def export(
 
 @app.command()
 def quantize(
-    config: ConfigFile = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG.toml|MODEL.onnx]", help="The run's config, or any model.", show_default=False),
+    ] = None,
     preset: Preset = None,
     run: RunFolder = None,
     sets: Sets = None,
+    calib: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="MODEL.onnx: pictures, or .npy/.npz files of its inputs.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="MODEL.onnx: where to; default: MODEL.int8.onnx beside it.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="MODEL.onnx: how pictures are normalized, on the 0..1 scale.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="MODEL.onnx: likewise.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="MODEL.onnx: picture size, where the model leaves it open.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run what is needed up to the INT8 model."""
-    _run("quantize", config, preset, run, sets, json)
+    """Run what is needed up to the INT8 model, or make one from any ONNX model and examples of its input."""
+    own = {"--calib": calib, "--output": output, "--mean": mean, "--std": std, "--size": size}
+    if config is None or config.suffix != ".onnx":
+        for option, value in own.items():
+            if value is not None:
+                raise InputError(f"{option}: only for a model file", "type: pipeline quantize MODEL.onnx --calib DIR")
+        _run("quantize", config, preset, run, sets, json)
+        return
+    for option, given in (("--preset", preset), ("--run", run)):
+        if given is not None:
+            raise InputError(f"{option}: has no effect on a model file", "leave it out")
+    from pipeline.console import say, show
+    from pipeline.foreign import quantize_model, table
+
+    result = quantize_model(config, calib, output, sets or (), mean, std, size)
+    if json:
+        echo_json(result.model_dump(mode="json"))
+    else:
+        show(table(result), stdout=True)
+        typer.echo(f"{result.output or 'no INT8 file'}: {result.reason}")
+    for note in result.notes:
+        say(note)
+    if not result.output:
+        raise GateError(f"{config}: no INT8 file is worth having", result.reason)
 
 
 @app.command()

@@ -22,7 +22,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from edge_demo.errors import Error, InputError
@@ -99,7 +99,7 @@ def shown(storage: str | None, folder: Path) -> str:
     """The storage for people: no password, and no options, which may hold one, too."""
     if storage is None:
         return str(folder / "sweep.db")
-    return _url(storage).set(query={}).render_as_string(hide_password=True)
+    return _hidden(make_url(storage))
 
 
 def claim(study: Study) -> Claim | None:
@@ -297,28 +297,38 @@ def _owner(folder: Path, name: str, *, shared: bool) -> str:
 
 
 def _url(text: str) -> URL:
+    """A storage's URL whose driver is here; nothing is connected yet. The text is never shown: it may hold secrets."""
     hint = "give e.g. --storage postgresql://USER@HOST/DATABASE, the password in ~/.pgpass"
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):
-        # The text may hold a password.
+        if url.get_backend_name() not in ("sqlite", "postgresql"):
+            raise InputError(f"--storage: unknown kind of database '{url.get_backend_name()}'", hint)
+        create_engine(url)
+    except ModuleNotFoundError as error:
+        raise InputError(f"--storage: needs {error.name}, which is not installed", _installs(error.name)) from None
+    except (ArgumentError, ValueError, TypeError):
         raise InputError("--storage: not a database URL", hint) from None
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise InputError(f"--storage: unknown kind of database '{url.get_backend_name()}'", hint)
     return url
+
+
+def _hidden(url: URL) -> str:
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _installs(module: str | None) -> str:
+    package = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}.get(module or "", module)
+    return f"type: pip install '{package}'"
 
 
 @contextmanager
 def storage_errors(url: URL) -> Iterator[None]:
     """Turn what a database or its driver says into one line without the password."""
-    hidden = url.set(query={}).render_as_string(hide_password=True)
+    hidden = _hidden(url)
     try:
         yield
-    except ModuleNotFoundError as error:
-        hint = f"type: pip install {error.name}"
-        raise InputError(f"--storage {hidden}: needs {error.name}, which is not installed", hint) from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        said = " ".join(str(getattr(error, "orig", None) or error).split())
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        said = " ".join(str(getattr(cause, "orig", None) or cause or error).split())
         for secret in filter(None, (url.password, *map(str, url.query.values()))):
             said = said.replace(secret, "***")
         raise InputError(f"{hidden}: cannot be used as storage ({said})", "is it there, and may you write?") from None

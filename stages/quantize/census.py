@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -19,9 +20,10 @@ ORT_FLOAT = {"convolution": {"Conv", "FusedConv", "NhwcFusedConv"}, "matrix prod
 OPENVINO_TYPES = {"Convolution": "convolution", "GroupConvolution": "convolution", "FullyConnected": "matrix product"}
 
 
-def fused(model: Path) -> dict[str, str]:
+def fused(model: Path, runtimes: Sequence[str] = ("onnxruntime", "openvino")) -> dict[str, str]:
     """Per runtime a sentence: `6 of 6 convolutions INT8, 1 of 1 matrix products INT8`."""
-    return {"onnxruntime": _sentence(_onnxruntime(model)), "openvino": _sentence(_openvino(model))}
+    count = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    return {name: _sentence(count[name](model)) for name in runtimes}
 
 
 Counts = dict[str, tuple[int, int]]

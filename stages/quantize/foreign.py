@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader
 from pydantic import BaseModel
 
 from edge_demo.errors import Error, InputError
-from edge_demo.runtime import Array, Runtime, open_runtime
+from edge_demo.runtime import Runtime, open_runtime
 from stages import onnx_graph
-from stages.quantize import verdict
 from stages.quantize.calibration import FEWEST
-from stages.quantize.census import fused
-from stages.quantize.comparison import RUNTIMES, sqnr_db
+from stages.quantize.comparison import RUNTIMES
+from stages.quantize.foreign_compare import inaccurate, measured, objection, references_of
 from stages.quantize.foreign_graph import normalized, readable
 from stages.quantize.foreign_input import Feed, Pictures, facts, read_feeds
 from stages.quantize.recipes import Source, prepared
 from stages.quantize.search import Found, Tools, search
-from stages.quantize.speed import ROUNDS, paired_speed
 from stages.quantize.target import host_target, reduce_range, resolved
-from stages.spec import RESULT, Candidate, LayerRow, OnStep, QuantizeConfig, Step, ignore
+from stages.spec import RESULT, Candidate, LayerRow, OnStep, QuantizeConfig, ignore
 
 HELD_OUT = 64
 FEWEST_HELD_OUT = 8
-# Noise of 1 % of the signal; INT8 networks that keep their accuracy have 30 dB and more (reference runs on two CNNs).
-MIN_SQNR_DB = 20.0
-MIN_AGREEMENT = 0.98
 SAME = 1e-3  # of the largest output: the rewritten FP32 graph against the original
 
 __all__ = ["ForeignResult", "Pictures", "quantize_file"]
@@ -58,14 +50,6 @@ class ForeignResult(BaseModel):
     """What had to be changed in the graph, and what could not be measured."""
     candidates: tuple[Candidate, ...]
     sensitivity: tuple[LayerRow, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """FP32 in one runtime: its outputs per held-out feed, and one inference."""
-
-    outputs: list[Mapping[str, Array]]
-    run: Callable[[], object]
 
 
 def quantize_file(
@@ -101,16 +85,16 @@ def quantize_file(
         onnx_graph.save(changed, core)
         fp32 = stack.enter_context(closing(open_runtime(RUNTIMES[0], core)))
         feeds, held_out = _split(read_feeds(calib, fp32.inputs, pictures or Pictures(), _wanted(config), config.seed))
+        references = references_of(core, fp32, held_out, notes, stack)
         _same(model, fp32, held_out[0])
-        references = _references(core, fp32, held_out, notes, stack)
         source = _source(core, feeds, notes)
         scratch = Path(folder) / "candidate.onnx"
         size = model.stat().st_size
         tools = Tools(
             source=source,
-            measure=partial(_measured, references, held_out, scratch),
+            measure=partial(measured, references, held_out, scratch),
             inaccurate=inaccurate,
-            slow=lambda row: _objection(row, size, judge_speed=target == host_target()),
+            slow=lambda row: objection(row, size, judge_speed=target == host_target()),
             loss=lambda row: -(row.sqnr_db or 0.0),
             calibration=_stacked(feeds, fp32),
             val=_stacked(held_out, fp32),
@@ -120,7 +104,8 @@ def quantize_file(
         )
         found = search(tools, config.search == "thorough")
         if found.chosen is not None and found.chosen.core is not None:
-            onnx_graph.save(found.chosen.core, output)
+            metadata = {item.key: item.value for item in original.metadata_props}
+            onnx_graph.save(onnx_graph.with_metadata(found.chosen.core, metadata), output)
     return _result(model, output, config, target, found, feeds, held_out, notes, size)
 
 
@@ -147,24 +132,6 @@ def _same(model: Path, rewritten: Runtime, feed: Feed) -> None:
         largest = max(float(np.abs(want).max(initial=0.0)), float(np.finfo(np.float32).tiny))
         if not np.abs(got[name] - want).max(initial=0.0) <= SAME * largest:
             raise Error(f"{model.name}: its graph, rewritten for quantization, gives another {name}")
-
-
-def _references(
-    core: Path, fp32: Runtime, held_out: Sequence[Feed], notes: list[str], stack: ExitStack
-) -> dict[str, Reference]:
-    """FP32's outputs in every runtime that runs it; ONNX Runtime has to."""
-    references = {}
-    for name in RUNTIMES:
-        try:
-            runtime = fp32 if name == RUNTIMES[0] else stack.enter_context(closing(open_runtime(name, core)))
-            outputs = [runtime.infer(feed) for feed in held_out]
-        except Exception as error:  # ONNX Runtime's own exceptions share no base but this
-            if name == RUNTIMES[0]:
-                raise InputError(f"{core.name}: {name} cannot run it on these examples: {_line(error)}") from error
-            notes.append(f"not measured in {name}: {_line(error)}")
-            continue
-        references[name] = Reference(outputs, partial(runtime.infer, held_out[0]))
-    return references
 
 
 def _source(core: Path, feeds: Sequence[Feed], notes: list[str]) -> Source:
@@ -195,80 +162,6 @@ def _stacked(feeds: Sequence[Feed], runtime: Runtime) -> Any:
     if len(runtime.inputs) != 1 or len(shapes) != 1 or runtime.inputs[0].dtype != np.float32:
         return None
     return np.concatenate([feed[runtime.inputs[0].name] for feed in feeds])
-
-
-def _measured(
-    references: Mapping[str, Reference], held_out: Sequence[Feed], scratch: Path, name: str, core: ModelProto
-) -> Candidate:
-    """Save the candidate, and compare the saved file's outputs and speed with FP32's."""
-    size_bytes = onnx_graph.save(core, scratch)
-    same, sqnr, speed = {}, [], {}
-    for runtime_name, fp32 in references.items():
-        with closing(open_runtime(runtime_name, scratch)) as runtime:
-            try:
-                outputs = [runtime.infer(feed) for feed in held_out]
-            except Exception as error:  # likewise
-                raise Error(f"{runtime_name} cannot run it: {_line(error)}") from error
-            speed[runtime_name] = paired_speed(fp32.run, partial(runtime.infer, held_out[0]))
-        sqnr.append(worst_sqnr_db(fp32.outputs, outputs))
-        share = top_agreement(fp32.outputs, outputs)
-        if share is not None:
-            same[runtime_name] = share
-    return Candidate(
-        name=name,
-        agreement=same,
-        sqnr_db=min(sqnr),
-        fused={key: sentence for key, sentence in fused(scratch).items() if key in references},
-        size_bytes=size_bytes,
-        speed=speed,
-        rounds=ROUNDS,
-        verdict="rejected",
-        reason="",
-    )
-
-
-def worst_sqnr_db(want: Sequence[Mapping[str, Array]], got: Sequence[Mapping[str, Array]]) -> float:
-    """Over all float outputs, the one with the most noise; -200 where a shape differs."""
-    worst = 200.0
-    for name, first in want[0].items():
-        if first.dtype.kind != "f":
-            continue
-        if any(a[name].shape != b[name].shape for a, b in zip(want, got, strict=True)):
-            return -200.0
-        wanted, found = (np.concatenate([one[name].ravel() for one in side]).astype(float) for side in (want, got))
-        worst = min(worst, sqnr_db(wanted, found))
-    return worst
-
-
-def top_agreement(want: Sequence[Mapping[str, Array]], got: Sequence[Mapping[str, Array]]) -> float | None:
-    """Share of items whose largest value stands in the same place, where the first output is one row per item."""
-    name = next(iter(want[0]))
-    if want[0][name].ndim != 2 or want[0][name].shape[1] < 2:
-        return None
-    same = [a[name].argmax(axis=1) == b[name].argmax(axis=1) for a, b in zip(want, got, strict=True)]
-    return float(np.concatenate(same).mean())
-
-
-def inaccurate(row: Candidate) -> str:
-    """What speaks against the outputs; empty: nothing."""
-    if row.sqnr_db is None or not math.isfinite(row.sqnr_db) or row.sqnr_db < MIN_SQNR_DB:
-        return f"changes the outputs too much (SQNR {row.sqnr_db:.1f} dB, at least {MIN_SQNR_DB:.0f} wanted)"
-    low = {name: share for name, share in row.agreement.items() if share < MIN_AGREEMENT}
-    if low:
-        name, share = min(low.items(), key=lambda item: item[1])
-        return f"gives another answer for {1 - share:.1%} of the examples in {name} ({1 - MIN_AGREEMENT:.0%} allowed)"
-    return ""
-
-
-def _objection(row: Candidate, fp32_bytes: int, *, judge_speed: bool) -> str:
-    if row.size_bytes >= fp32_bytes:
-        return f"makes the file larger ({fp32_bytes:,} to {row.size_bytes:,} bytes)"
-    return verdict.slow(row) if judge_speed else ""
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _result(

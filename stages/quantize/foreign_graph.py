@@ -63,6 +63,9 @@ def normalized(model: ModelProto, name: str) -> tuple[ModelProto, list[str]]:
             detail = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise Error(f"{name}: opset {before} cannot be converted to {CONVERTED}: {detail}") from error
         notes.append(f"opset {before} was converted to {CONVERTED}")
+    if any(not value.type.tensor_type.HasField("shape") for value in changed.graph.output):
+        changed = onnx.shape_inference.infer_shapes(changed)
+        notes.append("shapes of outputs were not declared")
     return onnx_graph.clean(changed), notes
 
 

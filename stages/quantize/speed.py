@@ -14,7 +14,7 @@ CLOCK = time.process_time_ns
 SLICE_NS = 8_000_000
 WARM_NS = 20_000_000
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 Speed = tuple[float, float, float]
 
 

@@ -240,10 +240,7 @@ class TestTeach:
             demo("synthetic", teach_label="cup")
 
 
-def test_auto_measures_on_the_spot_and_says_what_it_took(
-    bundle_demo: Callable[..., Any], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edge_demo.choose.BUDGET_S", 0.2)
+def test_auto_measures_on_the_spot_and_says_what_it_took(bundle_demo: Callable[..., Any], tiny_bundle: Path) -> None:
     summary, said, _ = bundle_demo(tiny_bundle / "golden", runtime="auto")
     told = next(sentence for sentence in said if sentence.startswith("auto: "))
     assert "onnxruntime fp32 " in told

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +66,37 @@ def test_what_is_there_and_what_is_not(
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "FREE_BYTES", 1 << 62)
     assert found("disk").status == "absent"
+
+
+class TestDevice:
+    def test_cameras_and_their_permissions(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not sys.platform.startswith("linux"):
+            pytest.skip("device files of Linux")
+        assert doctor._cameras(tmp_path).status == "absent"
+        (tmp_path / "video0").touch()
+        assert doctor._cameras(tmp_path) == doctor.Finding("cameras", "ok", "video0")
+        monkeypatch.setattr("os.access", lambda *_: False)
+        assert "usermod -aG video" in doctor._cameras(tmp_path).hint
+
+    def test_what_this_opencv_writes_is_tried_out(self) -> None:
+        reading, encoders = doctor._video()
+        assert "FFMPEG" in reading.found
+        assert encoders.found == "avi (MJPG), webm (VP8)"
+
+    def test_an_opencv_that_does_not_import_is_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "VIDEO_PROBE", "raise ImportError('libGL.so.1')")
+        (finding,) = doctor._video()
+        assert (finding.status, "libGL" in finding.hint) == ("broken", True)
+
+    def test_a_32_bit_board_with_an_old_library_that_is_hot(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "thermal_zone0").mkdir()
+        (tmp_path / "thermal_zone0" / "temp").write_text("85100\n")
+        monkeypatch.setattr(doctor, "THERMAL", tmp_path)
+        monkeypatch.setattr("platform.machine", lambda: "armv7l")
+        monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.31"))
+        told = {finding.name: finding for finding in doctor._board()}
+        assert told["architecture"].status == "broken"
+        assert told["glibc"].found == "2.31"
+        assert (told["temperature"].found, told["temperature"].status) == ("85 C", "absent")
