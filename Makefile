@@ -22,7 +22,7 @@ run: setup
 	$(BIN)/pipeline all --run $(RUN)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -162,7 +162,8 @@ def _export(result: Mapping[str, Any]) -> str:
 
 
 def _quantize(result: Mapping[str, Any]) -> str:
-    return f"val {result['metric']} drop {result['drop']:+.4f} (limit {result['max_drop']:.4f})"
+    drop = f"val {result['metric']} drop {result['drop']:+.4f} (limit {result['max_drop']:.4f})"
+    return f"{drop}, {result['chosen']}" if result.get("chosen") else drop
 
 
 def _evaluate(result: Mapping[str, Any]) -> str:

@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edge_demo import tasks
+from edge_demo.errors import Error
 from stages import onnx_graph
 from stages.arrays import load_frames, load_truth
 from stages.quantize import verdict
 from stages.quantize.calibration import Calibration, collect, preprocessed
 from stages.quantize.comparison import Stand, measured, open_stand, reference_row
 from stages.quantize.fine_tune import fine_tuned
+from stages.quantize.half import HALVED, halved
 from stages.quantize.recipes import Recipe, Source, batch_readers, prepared
 from stages.quantize.search import Found, Tools, search
 from stages.quantize.target import host_target, reduce_range, resolved
 from stages.spec import (
+    Candidate,
     DataResult,
     ExportResult,
     Gate,
@@ -72,6 +75,10 @@ def run(
         onnx_graph.save(found.best.core, out_dir / "core.int8.onnx")
         onnx_graph.save(deploy(found.best.core), out_dir / "model.int8.onnx")
         result = _result(config, target, train.task, stand, found, calibration, out_dir)
+        if config.search == "thorough":
+            on_step(Step("FP16 weights"))
+            row = _half_row(stand, source.model, config.max_drop)
+            result = result.model_copy(update={"candidates": (*result.candidates, row)})
     for row in result.candidates:
         on_step(Step("INT8", note=f"INT8 {row.verdict}: {row.name}: {row.reason}"))
     return result
@@ -108,6 +115,23 @@ def _tools(
         reduce_range=reduce_range(target),
         on_step=on_step,
     )
+
+
+def _half_row(stand: Stand, core: ModelProto, max_drop: float) -> Candidate:
+    """What 16-bit storage of the weights would give; shown for comparison, it does not ship."""
+    name = "FP32 with weights stored in FP16"
+    try:
+        row = measured(stand, name, halved(core))
+    except Error as error:
+        return Candidate(name=name, verdict="rejected", reason=error.message)
+    fp32 = {runtime: reference.metric for runtime, reference in stand.fp32.items()}
+    against = verdict.inaccurate(row, fp32, max_drop, len(stand.truth))
+    if not against and row.size_bytes > HALVED * stand.fp32_bytes:
+        against = f"does not halve the file ({stand.fp32_bytes:,} to {row.size_bytes:,} bytes)"
+    if against:
+        return row.model_copy(update={"reason": against})
+    reason = f"holds its accuracy in {row.size_bytes:,} of {stand.fp32_bytes:,} bytes, but computes in FP32"
+    return row.model_copy(update={"verdict": "not needed", "reason": reason})
 
 
 def _deployed(core: ModelProto, export: ExportResult, task: str) -> ModelProto:

@@ -189,11 +189,13 @@ def _named(model: ModelProto) -> ModelProto:
     taken = {node.name for node in model.graph.node}
     seen: set[str] = set()
     for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            node.name = next(
-                name for extra in ("", "_") if (name := f"{node.op_type}_{index}{extra * len(taken)}") not in taken
-            )
-        seen.add(node.name)
+        name = node.name
+        if not name or name in seen:
+            name = f"{node.op_type}_{index}"
+            while name in taken | seen:
+                name += "_"
+            node.name = name
+        seen.add(name)
     return model
 
 

@@ -23,6 +23,7 @@ from stages.quantize import speed
 from stages.quantize.bias import corrected
 from stages.quantize.calibration import collect, preprocessed
 from stages.quantize.fine_tune import fine_tuned, written_back
+from stages.quantize.half import halved
 from stages.quantize.probe import probed
 from stages.quantize.recipes import Recipe, Source, quantized
 from stages.quantize.regions import head, tail
@@ -420,6 +421,23 @@ def test_every_operator_is_read_as_the_exporter_means_it() -> None:
     assert len({node.op_type for node in model.graph.node}) >= 14
     with torch.no_grad():
         np.testing.assert_allclose(QdqNetwork(model, model)(x)[0].numpy(), module(x).numpy(), atol=1e-5)
+
+
+# --- weights in 16 bits ----------------------------------------------------------------------------------------------
+
+
+def test_weights_in_16_bits_give_the_same_answers_in_half_the_file(small_source: Source, val: np.ndarray) -> None:
+    half = halved(small_source.model)
+    onnx.checker.check_model(half, full_check=True)
+    want, got = run(small_source.model, val), run(half, val)
+    assert (want.argmax(1) == got.argmax(1)).all()
+    assert 0 < np.abs(want - got).max() < 0.01 * np.abs(want).max()
+    assert half.ByteSize() < 0.6 * small_source.model.ByteSize()
+    large = copy.deepcopy(small_source.model)
+    weight = max(large.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(1e5), weight.name))
+    with pytest.raises(Error, match="do not fit into float16"):
+        halved(large)
 
 
 # --- speed -----------------------------------------------------------------------------------------------------------
