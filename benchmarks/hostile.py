@@ -35,7 +35,7 @@ class Hostile(nn.Module):
     """Depthwise convolutions from the first layer on, linear and wide-ranged; hard-swish; squeeze and excite.
 
     Channels of one tensor differ in width by orders of magnitude, and a tensor has one INT8 step: the narrow ones
-    vanish. Folded batch norms do this to MobileNets (Nagel et al. 2019, arXiv:1906.04721, figure 2); here they start so.
+    vanish. Folded batch norms do this to MobileNets (Nagel et al. 2019, arXiv:1906.04721, figure 2); so they start.
     """
 
     def __init__(self, in_channels: int, num_labels: int, width: int) -> None:
