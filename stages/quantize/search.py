@@ -18,6 +18,7 @@ from stages.quantize.bias import corrected
 from stages.quantize.recipes import Coverage, Method, Recipe, Source, quantized, reworded
 from stages.quantize.regions import tail
 from stages.quantize.sensitivity import sensitivity
+from stages.quantize.verdict import speeds
 from stages.spec import Candidate, LayerRow, OnStep, Step
 
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
@@ -223,10 +224,7 @@ def _mean_speed(row: Candidate, bound: int = 0) -> float:
 
 
 def _times(row: Candidate) -> str:
-    if not row.speed:
-        return ""
-    speeds = " and ".join(f"{median:.2f} times in {name}" for name, (median, _, _) in row.speed.items())
-    return f"; speed of FP32 {speeds}, {row.rounds} rounds"
+    return f"; {speeds(row)}" if row.speed else ""
 
 
 def _why_fp32(working: list[Tried], best: Tried) -> str:

@@ -47,5 +47,12 @@ def slow(row: Candidate) -> str:
     """Empty when at least one runtime is faster than its own FP32; else the speeds."""
     if any(median > 1.0 for median, _, _ in row.speed.values()):
         return ""
-    speeds = " and ".join(f"{median:.2f} times in {name}" for name, (median, _, _) in row.speed.items())
-    return f"is slower than FP32 here ({speeds} its speed, {row.rounds} rounds)"
+    return f"is slower than FP32 here: {speeds(row)}"
+
+
+def speeds(row: Candidate) -> str:
+    """`1.69 times the speed of FP32 in onnxruntime and 2.07 in openvino (15 rounds)`."""
+    first, *rest = (f"{median:.2f}{{}} in {name}" for name, (median, _, _) in row.speed.items())
+    return " and ".join([first.format(" times the speed of FP32"), *(text.format("") for text in rest)]) + (
+        f" ({row.rounds} rounds)"
+    )

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 
 from edge_demo.errors import Error, InputError
@@ -32,6 +33,47 @@ ELSEWHERE: Any = "arm64" if host_target() != "arm64" else "x86-vnni"  # speed is
 
 def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def test_the_chosen_row_is_what_the_result_says(small_quantize: QuantizeResult) -> None:
+    fp32, chosen = small_quantize.candidates[:2]
+    assert (fp32.name, fp32.verdict, fp32.metric) == ("FP32", "reference", small_quantize.val_fp32)
+    assert (chosen.verdict, chosen.name) == ("chosen", small_quantize.chosen)
+    assert (chosen.metric, chosen.paired) == (small_quantize.val_int8, small_quantize.paired)
+    assert (chosen.agreement, chosen.fused) == (small_quantize.agreement, small_quantize.fused)
+    assert chosen.size_bytes == small_quantize.size_bytes
+    assert chosen.size_bytes == (small_quantize.folder / "model.int8.onnx").stat().st_size
+    for runtime, (lost, won) in chosen.paired.items():
+        assert chosen.p_value[runtime] == pytest.approx(binomtest(lost, lost + won).pvalue if lost + won else 1.0)
+        share = binomtest(round(chosen.metric[runtime] * small_quantize.n), small_quantize.n)
+        expected = share.proportion_ci(0.95, method="wilson")
+        assert chosen.ci95[runtime] == pytest.approx((expected.low, expected.high))
+        median, low, high = chosen.speed[runtime]
+        assert 0 < low <= median <= high
+    assert {row.verdict for row in small_quantize.candidates[2:]} == {"not needed"}
+    assert small_quantize.target == ELSEWHERE
+    assert f"speed on {ELSEWHERE} was not measured here" in small_quantize.reason
+    assert small_quantize.calibration["recipe"] == small_quantize.chosen
+    worst = [layer.sqnr_db for layer in small_quantize.sensitivity]
+    assert len(worst) >= 7
+    assert worst == sorted(worst)
+    assert min(worst) > small_quantize.sqnr_db - 1  # one node alone is no noisier than all together
+
+
+def test_what_holds_but_is_slower_than_fp32_is_not_chosen(
+    small_data: DataResult,
+    small_train: TrainResult,
+    small_export: ExportResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stages.quantize.comparison.paired_speed", lambda baseline, other: (0.7, 0.6, 0.8))
+    config = QuantizeConfig(images=64, max_drop=0.02, required=True)
+    result = quantize.run(config, small_data, small_train, small_export, out_dir=tmp_path)
+    assert (result.chosen, result.passed) == ("FP32", True)
+    assert result.gates[0].passed
+    assert "INT8 is slower than FP32 here: 0.70 times the speed of FP32" in result.reason
+    assert (tmp_path / "model.int8.onnx").is_file()
 
 
 def source_of(export: ExportResult, data: DataResult, config: QuantizeConfig = QUICK) -> Source:
