@@ -97,6 +97,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("data", "train", "export"),
         result=QuantizeResult,
         libraries=(*TORCH, "onnx", *RUNTIMES),
+        outside=_host_fingerprint,  # target "auto" and what is faster are this host's
     ),
     Stage(
         name="evaluate",
