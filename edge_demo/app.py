@@ -20,7 +20,7 @@ from edge_demo.errors import InputError
 from edge_demo.events import StatsEvent
 from edge_demo.image import load_cv2
 from edge_demo.inputs import inputs
-from edge_demo.loop import predictor
+from edge_demo.loop import following, predictor
 from edge_demo.manifest import Manifest
 from edge_demo.outputs import CAP_MB, Outputs, attached, parse_outputs
 from edge_demo.runtime import Runtime
@@ -83,6 +83,8 @@ class DemoOptions:
     `auto`: latest for cameras, streams and synthetic, every for files."""
     display: Literal["synced", "smooth"] = "synced"
     """What the window shows: the frame a result belongs to, or each captured frame with the last result."""
+    track: bool = True
+    """Follow boxes from frame to frame, where the task has boxes and the source an order of frames."""
     expect_p95_ms: float | None = None
     """GateError when the p95 age of the frames is above."""
     expect_fps: float | None = None
@@ -204,6 +206,8 @@ def _demo(options: DemoOptions, outputs: Outputs, stop: threading.Event, parts: 
     bundle = parts.open_bundle(options.bundle)
     manifest = bundle.manifest
     task = TASKS[manifest.task]
+    if not options.track and task.follower is None:
+        raise InputError(f"--no-track has no effect: {manifest.task} tracks nothing", "leave it out")
     given = inputs(
         (options.source, *options.more_sources),
         manifest,
@@ -241,6 +245,7 @@ def _demo(options: DemoOptions, outputs: Outputs, stop: threading.Event, parts: 
             read_timeout_s=parts.timeouts.read_ms / 1000 + 1,
             timing=parts.timing,
             wait=options.wait,
+            follow=following(task, [source.kind != "images" for source in given.sources]) if options.track else None,
             display=options.display,
         )
         return _run(plan, options, outputs, stop, windowed, parts, teacher)

@@ -250,13 +250,11 @@ def _check_model(bundle: Bundle, variant: Variant) -> None:
     for told, got, want in _contract(bundle.manifest, variant, model):
         if got != want:
             raise InputError(f"{where}: {told} {_shown(got)}, the manifest says {_shown(want)}", REMADE)
-    needed = TASKS[bundle.manifest.task].outputs
-    absent = [name for name in needed if name not in {output.name for output in variant.outputs}]
+    task, stated = TASKS[bundle.manifest.task], {o.name: (o.dtype, o.shape) for o in variant.outputs}
+    absent = [name for name in task.outputs if name not in stated]
     if absent:
         raise InputError(f"{where}: no output {absent[0]!r}, the task {bundle.manifest.task} needs it", REMADE)
-    scores = [output.shape for output in variant.outputs if output.name == "scores"]
-    if scores and scores[0][-1:] != (len(bundle.manifest.labels),):
-        told = f"{len(bundle.manifest.labels)} labels for scores of shape {list(scores[0])}"
+    if told := task.check_outputs(stated, bundle.manifest.labels):
         raise InputError(f"{bundle.path}: {MANIFEST}: labels: {told} in {variant.file}", REMADE)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,15 @@ class Processed:
 
 
 Predict = Callable[[Frame], Prediction]
+Follow = Callable[[int, Any], Any]
+"""(number of the source, result of its next frame) -> the result with its objects followed."""
 
 
 def predictor(runtime: Runtime, task: Task, contract: InputContract, params: Mapping[str, Any]) -> Predict:
     """The call that turns a BGR uint8 HWC frame of any size into a result, on buffers bound once.
 
     Region, crop, resize and decode are the ones that verify and bench use: what they measured is what runs here.
+    Coordinates in the result are pixels of the frame.
     """
     width, height = contract.size_wh
     bound = runtime.bind({contract.name: np.zeros((1, height, width, 3), dtype=np.uint8)})
@@ -52,17 +55,33 @@ def predictor(runtime: Runtime, task: Task, contract: InputContract, params: Map
 
     def predict(frame: Frame) -> Prediction:
         start = time.perf_counter_ns()
-        batch[0] = fit(crop(frame, task.region(frame, params)), contract.size_wh, contract.resize)[0]
+        region = task.region(frame, params)
+        batch[0] = fit(crop(frame, region), contract.size_wh, contract.resize)[0]
         ready = time.perf_counter_ns()
         bound.run()
         ran = time.perf_counter_ns()
         # The next run overwrites the bound outputs, and a result may be drawn after it has begun.
         raw = {name: array.copy() for name, array in bound.outputs.items()}
         result = task.decode(raw, params)[0]
+        if task.to_frame is not None:
+            result = task.to_frame(result, region, contract.resize, contract.size_wh)
         done = time.perf_counter_ns()
         return Prediction(result, (ready - start) / 1e6, (ran - ready) / 1e6, (done - ran) / 1e6)
 
     return predict
+
+
+def following(task: Task, sources: Sequence[bool]) -> Follow | None:
+    """A tracker for each source that has an order of frames (true); None where the task tracks nothing."""
+    if task.follower is None or not any(sources):
+        return None
+    followers = [task.follower() if moving else None for moving in sources]
+
+    def follow(source: int, result: Any) -> Any:
+        own = followers[source]
+        return result if own is None else own(result)
+
+    return follow
 
 
 def infer(
@@ -73,6 +92,7 @@ def infer(
     *,
     max_frames: int | None = None,
     paused: threading.Event | None = None,
+    follow: Follow | None = None,
 ) -> None:
     """Body of the inference thread: take, predict, publish; until the frames end, `max_frames` or `stop`.
 
@@ -92,6 +112,8 @@ def infer(
                 return
             continue
         prediction = predict(item.captured.frame)
+        if follow is not None:
+            prediction = replace(prediction, result=follow(item.source, prediction.result))
         age_ms = (time.monotonic_ns() - item.captured.t_mono_ns) / 1e6
         publish(Processed(item, prediction, age_ms, item.frame_id - last_ids.get(item.source, -1) - 1))
         last_ids[item.source] = item.frame_id

@@ -43,10 +43,16 @@ def enlarge(frame: Frame) -> Frame:
 
 
 def answer(result: dict[str, Any]) -> str:
-    """The one-line answer of a task's JSON result: label and confidence where it has them, else its first entry."""
+    """The one-line answer of a task's JSON result: label and confidence where it has them, else its first entry.
+
+    An entry by label is read out: whole numbers as counts, others as shares.
+    """
     if "label" in result and "score" in result:
         return f"{result['label']}  {result['score']:.0%}"
     name, value = next(iter(result.items()), ("result", "none"))
+    if isinstance(value, dict):
+        told = (f"{n} {label}" if isinstance(n, int) else f"{label} {n:.0%}" for label, n in value.items())
+        return ", ".join(told) or "nothing"
     return f"{len(value)} {name}" if isinstance(value, list) else f"{name} {value}"
 
 

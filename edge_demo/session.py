@@ -16,7 +16,7 @@ from edge_demo.feeds import Feeds, opened, start
 from edge_demo.figures import STAGES, Figures, stage_ms
 from edge_demo.image import Frame
 from edge_demo.live import Controls, Listener, Live, why_unhealthy
-from edge_demo.loop import Predict, Processed, infer
+from edge_demo.loop import Follow, Predict, Processed, infer
 from edge_demo.mosaic import Tile, mosaic
 from edge_demo.notify import Notifier
 from edge_demo.render import Overlay, answer, banner, compose, enlarge
@@ -59,6 +59,8 @@ class Plan:
     """Further sources, processed in turn with the first."""
     wait: bool = False
     """Live sources that are not there at first are waited for."""
+    follow: Follow | None = None
+    """Follows objects from frame to frame."""
     display: Display = "synced"
     """`synced` shows the frame a result belongs to, `smooth` each captured frame with the last result."""
 
@@ -124,6 +126,7 @@ class Session:
                 self.stop,
                 max_frames=plan.max_frames,
                 paused=self.controls.paused,
+                follow=plan.follow,
             ),
         )
         threads.append(worker)

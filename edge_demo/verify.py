@@ -30,7 +30,7 @@ from edge_demo.bundle import REMADE, Bundle, open_bundle
 from edge_demo.errors import InputError
 from edge_demo.manifest import Variant
 from edge_demo.runtime import RUNTIMES, open_runtime
-from edge_demo.tasks import TASKS
+from edge_demo.tasks import TASKS, Task
 
 SWAPPED = "channels are swapped (RGB/BGR)"
 JSON_ATOL = 2e-6  # decoded JSON is rounded to 6 digits
@@ -195,22 +195,34 @@ def _expected(bundle: Bundle, precision: str) -> Check:
 
 
 def _run_golden(bundle: Bundle, variant: Variant, runtime: str) -> list[Check]:
+    task = TASKS[bundle.manifest.task]
     batch = bundle.batch(bundle.frames(bundle.manifest.golden.frames))
     want = golden_outputs(bundle, variant.precision)
     raw = Check("raw", passed=True, variant=variant.precision, runtime=runtime, n=len(batch))
     session = open_runtime(runtime, bundle.model_bytes(variant.precision))
     try:
         got = session.infer({"frames": batch})
-        problem = outside(got, want, variant, runtime)
+        problem = outside(*_aligned(task, got, want), variant, runtime)
         if problem and not np.array_equal(batch, batch[..., ::-1]):
             swapped = session.infer({"frames": np.ascontiguousarray(batch[..., ::-1])})
-            problem = SWAPPED if not outside(swapped, want, variant, runtime) else problem
+            problem = SWAPPED if not outside(*_aligned(task, swapped, want), variant, runtime) else problem
     finally:
         session.close()
-    largest = max(float(np.max(np.abs(got[name] - array), initial=0.0)) for name, array in want.items())
+    largest = _largest(*_aligned(task, got, want))
     if problem:
         return [replace(raw, passed=False, max_abs=largest, detail=problem)]
     return [replace(raw, max_abs=largest), replace(raw, level="decoded", **_decoded(bundle, got, want))]
+
+
+def _aligned(task: Task, got: Arrays, want: Arrays) -> tuple[Arrays, Arrays]:
+    return (got, want) if task.align is None else task.align(got, want)
+
+
+def _largest(got: Arrays, want: Arrays) -> float | None:
+    """Largest absolute difference; None where shapes differ. In float64: whole numbers without sign would wrap."""
+    if any(got[name].shape != array.shape for name, array in want.items()):
+        return None
+    return max(float(np.max(np.abs(got[name].astype(np.float64) - array), initial=0.0)) for name, array in want.items())
 
 
 def _decoded(bundle: Bundle, got: Arrays, want: Arrays) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge_demo.tasks import classify
+from edge_demo.manifest import Resize
+from edge_demo.tasks import classify, detect, segment
 
 Frame = NDArray[Any]
 Raw = Mapping[str, NDArray[Any]]
+Outputs = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Task:
     """The leading metric: a key of what `score` returns; higher is better."""
     check_params: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]]
     """(decode parameters, labels) -> completed parameters; InputError on an unknown key or value out of range."""
+    check_outputs: Callable[[Outputs, Sequence[str]], str]
+    """(name -> (dtype, shape) of the graph's outputs, labels) -> what is wrong with them, or empty."""
     region: Callable[[Frame, Mapping[str, Any]], tuple[int, int, int, int]]
     """(frame, parameters) -> xyxy of the part of the frame the network looks at, in pixels."""
     decode: Callable[[Raw, Mapping[str, Any]], list[Any]]
@@ -45,6 +49,15 @@ class Task:
     """Numeric decode parameters in [0, 1] that a viewer may change while the demo runs (thresholds)."""
     rescore: Callable[[Any, Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]], Any] | None = None
     """(result, (scores, embedding) -> scores over more labels) -> result; None where nothing can be taught."""
+    to_frame: Callable[[Any, tuple[int, int, int, int], Resize, tuple[int, int]], Any] | None = None
+    """(result in pixels of the network's input, region xyxy, resize, network's size_wh) -> result in pixels of the
+    frame, for drawing and JSON of the demo; None where a result has no coordinates. Scores, golden answers and
+    agreement are about results before it."""
+    align: Callable[[Raw, Raw], tuple[Raw, Raw]] | None = None
+    """(got, want) raw outputs of the same frames -> both without the differences no answer depends on (order of
+    candidates, single pixels), before they are compared number by number; None: as they are."""
+    follower: Callable[[], Callable[[Any], Any]] | None = None
+    """() -> a tracker of one source, called with the result of each frame in turn; None where nothing is tracked."""
 
 
 TASKS: dict[str, Task] = {
@@ -52,6 +65,7 @@ TASKS: dict[str, Task] = {
         outputs=classify.OUTPUTS,
         metric="accuracy",
         check_params=classify.check_params,
+        check_outputs=classify.check_outputs,
         region=classify.region,
         decode=classify.decode,
         score=classify.score,
@@ -60,5 +74,38 @@ TASKS: dict[str, Task] = {
         draw=classify.draw,
         to_json=classify.to_json,
         rescore=classify.rescore,
+    ),
+    "detect": Task(
+        outputs=detect.OUTPUTS,
+        metric="map50_95",
+        check_params=detect.check_params,
+        check_outputs=detect.check_outputs,
+        region=detect.region,
+        decode=detect.decode,
+        score=detect.score,
+        correct=detect.correct,
+        same=detect.same,
+        draw=detect.draw,
+        to_json=detect.to_json,
+        adjustable=("score_threshold",),
+        to_frame=detect.to_frame,
+        align=detect.align,
+        follower=detect.follower,
+    ),
+    "segment": Task(
+        outputs=segment.OUTPUTS,
+        metric="miou",
+        check_params=segment.check_params,
+        check_outputs=segment.check_outputs,
+        region=segment.region,
+        decode=segment.decode,
+        score=segment.score,
+        correct=segment.correct,
+        same=segment.same,
+        draw=segment.draw,
+        to_json=segment.to_json,
+        adjustable=("opacity",),
+        to_frame=segment.to_frame,
+        align=segment.align,
     ),
 }

@@ -48,6 +48,12 @@ def check_params(params: Mapping[str, Any], labels: Sequence[str]) -> dict[str, 
     return {"roi": float(merged["roi"])}
 
 
+def check_outputs(outputs: Mapping[str, tuple[str, tuple[int, ...]]], labels: Sequence[str]) -> str:
+    """What is wrong with the graph's outputs, name -> (dtype, shape); empty when nothing is."""
+    shape = outputs["scores"][1]
+    return "" if shape[-1:] == (len(labels),) else f"{len(labels)} labels for scores of shape {list(shape)}"
+
+
 def region(frame: NDArray[Any], params: Mapping[str, Any]) -> tuple[int, int, int, int]:
     """The xyxy rectangle of a BGR frame the network looks at, in pixels."""
     height, width = frame.shape[:2]
