@@ -73,5 +73,7 @@ def data_check(
         echo_json(found.to_json())
     else:
         show(check_table(found), stdout=True)
+    if loaded.data.strict and found.annotations:
+        raise Error(f"data.strict: {sum(found.left_out.values()):,} troubles in the annotations", "repair them")
     if found.unreadable:
         raise Error(f"{found.unreadable} unreadable picture(s): {found.unreadable_files[0]}", "repair or remove them")

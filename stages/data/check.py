@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from edge_demo.errors import InputError
+from stages.data import annotated_check, scenes
+from stages.data.annotated_sets import LAYOUTS
 from stages.data.check_report import CheckReport, Finding, Sizes, SplitCheck, findings
 from stages.data.drift import Looks, drifts
 from stages.data.labelled import content_hash, without_repeats
@@ -46,6 +48,10 @@ def check(config: DataConfig, on_step: OnStep = ignore) -> CheckReport:
         InputError: the set is missing, or so broken that it has no classes or no items to look at. Single unreadable
             pictures are listed instead.
     """
+    if config.name in LAYOUTS:
+        return annotated_check.check(config, on_step)
+    if config.name in scenes.TASKS:
+        return check(scenes.glyph_config(config), on_step)  # composed: only what it is composed from can be wrong
     data = read_and_split(config, plan(config))
     seen = _look(data, on_step)
     conflicts = [tuple(ids) for ids in map(_conflicting, seen.pictures.values()) if ids]

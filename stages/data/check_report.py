@@ -40,7 +40,9 @@ class Finding(BaseModel):
     """One thing that was looked for, in a sentence."""
 
     model_config = RESULT
-    what: Literal["corrupt files", "duplicates", "labels", "class balance", "size", "brightness", "kinds"]
+    what: Literal[
+        "corrupt files", "annotations", "duplicates", "labels", "class balance", "size", "brightness", "kinds"
+    ]
     fine: bool
     sentence: str
 
@@ -61,6 +63,8 @@ class CheckReport(BaseModel):
     unreadable_files: tuple[str, ...]
     """The error of each, the first ones."""
     left_out: dict[str, int]
+    annotations: dict[str, tuple[str, ...]] = {}
+    """Boxes and masks: trouble -> the first places; `left_out` has the counts, also of what was only clipped."""
     width: Sizes | None
     height: Sizes | None
     sizes: int

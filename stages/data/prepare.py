@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_demo.errors import InputError
 from edge_demo.image import Frame, fit, load_cv2
+from stages.data.ahead import ahead
 from stages.data.labelled import content_hash, without_repeats
 from stages.data.sets import plan
 from stages.data.splits import PRECEDENCE, Selection, SplitSet, read_and_split, walk
@@ -58,7 +59,7 @@ def run(config: DataConfig, *, out_dir: Path, on_step: OnStep = ignore) -> DataR
     found = [*_mixtures(list(written.values()), config), *_gaps(counts, data)]
     _say(found, on_step)
     _write_items(out_dir, written)
-    mean, std = _statistics(written["train"].levels, config.colour)
+    mean, std = statistics(written["train"].levels, config.colour)
     return DataResult(
         folder=out_dir,
         name=config.name,
@@ -103,7 +104,7 @@ def _write_split(
     dropped: Counter[str],
     on_step: OnStep,
 ) -> Written:
-    """Streams one split to disk; frames of any number never lie in memory together."""
+    """Streams one split to disk, decoded in the background; only a few pictures lie in memory together."""
     channels = 1 if config.colour == "gray" else 3
     written, digest, total = (
         Written(levels=np.zeros((channels, 256), np.int64)),
@@ -113,9 +114,9 @@ def _write_split(
     shape = (config.size_wh[1], config.size_wh[0], channels)
     # Plain writes, not a memory map: a full disk is then an OSError and not a killed process.
     with (out_dir / f"{split}.frames.npy").open("wb") as file:
-        file.write(_npy_header(total, shape))
-        for index in walk(split, selection, on_step):
-            picture = without_repeats(selection.part.picture(index))
+        file.write(npy_header(total, shape))
+        for index, decoded in ahead(walk(split, selection, on_step), selection.part.picture):
+            picture = without_repeats(decoded)
             key = content_hash(picture)
             if seen.setdefault(key, split) != split:
                 dropped[f"duplicate of {seen[key]}"] += 1
@@ -132,7 +133,7 @@ def _write_split(
             written.hashes.append(key)
             written.truth.append(int(selection.part.truth[index]))
         file.seek(0)
-        file.write(_npy_header(len(written.ids), shape))
+        file.write(npy_header(len(written.ids), shape))
     truth = np.array(written.truth, dtype=np.int64)
     with (out_dir / f"{split}.truth.npy").open("wb") as file:
         np.save(file, truth, allow_pickle=False)
@@ -141,7 +142,7 @@ def _write_split(
     return written
 
 
-def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
+def npy_header(count: int, shape: tuple[int, ...]) -> bytes:
     """The header of a uint8 C-order array (count, *shape); numpy pads it, so every count gives the same length."""
     header = io.BytesIO()
     layout = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
@@ -203,7 +204,7 @@ def _write_items(out_dir: Path, written: dict[Split, Written]) -> None:
     (out_dir / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
 
 
-def _statistics(levels: NDArray[np.int64], colour: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(levels: NDArray[np.int64], colour: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per network channel on the 0..1 scale, exact from the histograms (C, 256)."""
     values = np.arange(256, dtype=np.float64) / 255.0
     share = levels / levels.sum(axis=1, keepdims=True)

@@ -85,6 +85,16 @@ SETS: dict[str, Reader] = {
 }
 
 
+ANNOTATED = {
+    "voc": "your own boxes or masks, Pascal VOC folder",
+    "coco": "your own boxes or masks, COCO json",
+    "yolo": "your own boxes, YOLO txt and yaml",
+    "scenes-detect": "composed: 1 to 6 real digits or clothes a frame, boxes",
+    "scenes-segment": "composed: 1 to 6 real digits or clothes a frame, masks",
+}
+"""Sets of boxes or masks, which `stages.data.annotated_sets` and `stages.data.scenes` read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A set, where it lies, and which of its splits are used."""
@@ -126,7 +136,11 @@ def plan(config: DataConfig) -> Plan:
     Raises:
         InputError: an unknown name, or settings that contradict each other.
     """
-    _known("data.name", config.name, list(SETS))
+    _known("data.name", config.name, [*SETS, *ANNOTATED])
+    if config.task not in ("auto", "classify"):
+        raise InputError(
+            f"data.task: '{config.name}' has no truth for {config.task}", f"choose one of {', '.join(ANNOTATED)}"
+        )
     root = root_of(config.root)
     test_name, notes = _test_name(config, root)
     own_wanted = ALL if test_name is None else ("train", "val")
@@ -229,7 +243,9 @@ class SetRow:
 
 def list_sets(root: str = "") -> list[SetRow]:
     """Every named set and whether all its files are there; `root` as in the config."""
-    return [_row(name, reader, root_of(root)) for name, reader in SETS.items()]
+    rows = [_row(name, reader, root_of(root)) for name, reader in SETS.items()]
+    where = {True: "data.scenes.source", False: "data.path"}
+    return [*rows, *(SetRow(name, items, "yours", where["scenes" in name], True) for name, items in ANNOTATED.items())]
 
 
 def _row(name: str, reader: Reader, root: Path) -> SetRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from edge_demo.errors import InputError
 from stages.data.check import check
-from stages.data.show import sheet, show
+from stages.data.show import as_trained, caption, sheet, show
 from stages.spec import AugmentConfig, DataConfig
 
 
@@ -151,7 +152,7 @@ def test_show_with_random_changes_uses_the_tasks_own(
     from stages import tasks
 
     inverting = dataclasses.replace(
-        tasks.TASKS["classify"], augment=lambda frames, truth, config, generator: (255 - frames, truth)
+        tasks.TASKS["classify"], augment=lambda frames, truth, config, draws, labels: (255 - frames, truth)
     )
     monkeypatch.setitem(tasks.TASKS, "classify", inverting)
     plain, changed = tmp_path / "plain.png", tmp_path / "changed.png"
@@ -174,3 +175,20 @@ def test_show_of_an_unreadable_picture_names_it(tmp_path: Path, troubled: DataCo
     with pytest.raises(InputError, match=r"broken\.png"):
         show(troubled, tmp_path / "sheet.png", n=1000)
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_show_names_what_was_mixed(tmp_path: Path) -> None:
+    assert caption(np.array(2), "abc") == "c"
+    assert caption(np.array([0.62, 0.0, 0.38], np.float32), "abc") == "a 62 % + c"
+    assert caption(np.array([0.0, 1.0, 0.0], np.float32), "abc") == "b"
+    assert show(DataConfig(), tmp_path / "mixed.png", n=20, augment=AugmentConfig(mixup=1.0)) == 20
+
+
+@pytest.mark.parametrize(("colour", "channels"), [("gray", 1), ("rgb", 3)])
+def test_pixels_come_back_from_the_networks_input_unchanged(colour: Literal["gray", "rgb"], channels: int) -> None:
+    """Every level survives; only the order is training's own."""
+    frames = np.random.default_rng(0).integers(0, 256, (40, 8, 6, channels), np.uint8)
+    config = DataConfig(colour=colour)
+    seen, captions = as_trained(frames, np.arange(40), [str(n) for n in range(40)], config, AugmentConfig(), "classify")
+    assert np.array_equal(seen, frames[[int(text) for text in captions]])
+    assert sorted(map(int, captions)) == list(range(40))

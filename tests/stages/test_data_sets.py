@@ -14,7 +14,7 @@ import pytest
 
 from edge_demo.errors import InputError
 from stages.data import digits5k, fingerprint, folder, idx
-from stages.data.sets import ALL, DEBIAN_FASHION, SETS, list_sets, plan, root_of
+from stages.data.sets import ALL, ANNOTATED, DEBIAN_FASHION, SETS, list_sets, plan, root_of
 from stages.spec import DataConfig
 
 REAL = Path(os.environ.get("PIPELINE_DATA", ""))
@@ -400,7 +400,7 @@ def test_fingerprint_sees_a_renamed_or_moved_picture_and_the_test_set(tmp_path: 
 def test_list_says_what_is_there_and_where(tmp_path: Path) -> None:
     write_set(tmp_path / "mnist")
     rows = {row.name: row for row in list_sets(str(tmp_path))}
-    assert list(rows) == list(SETS)
+    assert list(rows) == [*SETS, *ANNOTATED]
     assert rows["mnist-5k"].present
     assert rows["mnist"].present
     assert rows["mnist"].where == str(tmp_path / "mnist")

@@ -1,0 +1,90 @@
+"""What a folder of data is: which layout, which task, and what its pictures look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edge_demo.errors import InputError
+from edge_demo.image import read_frame
+from stages.data import folder
+from stages.data.annotated_sets import LAYOUTS, task_of
+from stages.data.labelled import without_repeats
+
+LOOKED_AT = 32  # pictures
+ANNOTATED_WH = (320, 320)
+SMALLEST, LARGEST, STEP = 32, 128, 32
+"""Side of a classifier's frame, in pixels: half the pictures' median shorter side, in these limits and steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognized:
+    """What a config needs to say about a folder."""
+
+    path: Path
+    name: str
+    """A value of `data.name`."""
+    task: str
+    size_wh: tuple[int, int]
+    colour: Literal["gray", "rgb"]
+    sentence: str
+
+
+def recognize(path: Path, task: str = "auto") -> Recognized:
+    """Looks at names, and at a few pictures.
+
+    Raises:
+        InputError: no such folder, no known layout, or no truth for that task.
+    """
+    path = path.expanduser().resolve()
+    if not path.is_dir():
+        raise InputError(f"{path}: is not a folder", "type: pipeline init --data PATH")
+    name = next((name for name, layout in LAYOUTS.items() if layout.recognized(path)), None)
+    if name is None:
+        return _classes(path, task)
+    wanted = task_of(name, "segment" if task == "auto" and _only_masks(path) else task, LAYOUTS[name].tasks)[0]
+    pictures = [file for file in LAYOUTS[name].files(path) if file.suffix.lower() in folder.PICTURES]
+    pictures = [file for file in pictures if file.parent.name != "SegmentationClass"]
+    if not pictures:
+        raise InputError(f"{path}: no pictures in this {name} folder", "check the path")
+    sentence = f"{LAYOUTS[name].items.split(', ', 1)[1]}, {len(pictures):,} pictures, used to {wanted}"
+    colour = _colour(pictures)
+    return Recognized(path=path, name=name, task=wanted, size_wh=ANNOTATED_WH, colour=colour, sentence=sentence)
+
+
+def _only_masks(path: Path) -> bool:
+    """A VOC folder whose split lists are about masks alone."""
+    lists = path / "ImageSets"
+    return (path / "SegmentationClass").is_dir() and (lists / "Segmentation").is_dir() and not (lists / "Main").is_dir()
+
+
+def _classes(path: Path, task: str) -> Recognized:
+    try:
+        pictures = folder.files(path, folder.SPLITS)
+    except InputError as error:
+        known = "VOC (JPEGImages), COCO (annotations/*.json), YOLO (data.yaml), a sub-folder per class"
+        raise InputError(f"{path}: no layout that is known: {known}", error.message) from None
+    task_of("folder", task, ("classify",))
+    shorter = float(np.median([min(read_frame(file).shape[:2]) for file in _some(pictures)]))
+    side = min(LARGEST, max(SMALLEST, round(shorter / 2 / STEP) * STEP))
+    return Recognized(
+        path=path,
+        name="folder",
+        task="classify",
+        size_wh=(side, side),
+        colour=_colour(pictures),
+        sentence=f"a sub-folder per class, {len(pictures):,} pictures",
+    )
+
+
+def _colour(pictures: list[Path]) -> Literal["gray", "rgb"]:
+    """Gray only when every picture looked at is gray."""
+    channels = {without_repeats(read_frame(file)).shape[2] for file in _some(pictures)}
+    return "gray" if channels == {1} else "rgb"
+
+
+def _some(pictures: list[Path]) -> list[Path]:
+    return pictures[:: max(1, len(pictures) // LOOKED_AT)]
