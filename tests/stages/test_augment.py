@@ -12,11 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stages.augment import Draws
+from stages.augment import augment as augment_batch
+from stages.augment.geometry import warp
+from stages.augment.light import blur3
 from stages.spec import AugmentConfig
-from stages.tasks.classify import augment, blur3, warp
 
 FRAMES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (16, 12, 10, 3), np.uint8))
 TARGETS = torch.arange(16)
+
+
+def augment(
+    frames: Tensor, targets: Tensor, config: AugmentConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    return augment_batch(frames, targets, config, Draws(generator, len(frames)), 16)
 
 
 def changed(frames: Tensor = FRAMES, seed: int = 0, **knobs: float) -> Tensor:
