@@ -74,6 +74,7 @@ def bare(preset: str, sets: list[str], folder: Path) -> None:
     from pipeline.config import load_config
     from pipeline.run import run_pipeline
     from stages.arrays import load_frames, load_truth
+    from stages.augment import Draws
     from stages.graph import Preprocess
     from stages.models import build
     from stages.spec import DataResult
@@ -102,7 +103,9 @@ def bare(preset: str, sets: list[str], folder: Path) -> None:
         for picked in order[: steps * config.batch_size].split(config.batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * lr_factor(config.schedule, step, steps * config.epochs)
-            batch, truth = task.augment(frames[picked], targets[picked], config.augment, generator)
+            batch, truth = task.augment(
+                frames[picked], targets[picked], config.augment, Draws(generator, len(picked)), len(data.labels)
+            )
             batch = pre(batch).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                 raw = model(batch)

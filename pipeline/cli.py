@@ -17,10 +17,13 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from edge_demo.errors import Error, GateError, InputError
+from pipeline import ranks
 from pipeline.bench_command import bench
 from pipeline.cli_data import data_app
 from pipeline.demo_commands import print_cameras, service
-from pipeline.options import BundlePath, ConfigFile, Debug, Json, Preset, RunFolder, Runtimes, Sets, echo_json
+from pipeline.find_lr_command import find_lr
+from pipeline.init_command import init
+from pipeline.options import BundlePath, ConfigFile, Debug, Devices, Json, Preset, RunFolder, Runtimes, Sets, echo_json
 from pipeline.sweep_command import sweep
 
 app = typer.Typer(
@@ -46,11 +49,12 @@ def all_(
     preset: Preset = None,
     run: RunFolder = None,
     sets: Sets = None,
+    devices: Devices = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run every stage: data, train, export, quantize, evaluate, bundle, bench, report."""
-    _run("report", config, preset, run, sets, json)
+    _run("report", config, preset, run, sets, json, devices=devices)
 
 
 @app.command()
@@ -59,6 +63,7 @@ def train(
     preset: Preset = None,
     run: RunFolder = None,
     sets: Sets = None,
+    devices: Devices = None,
     list_models: Annotated[
         bool, typer.Option("--list-models", help="Show the networks there are, what they cost, and leave.")
     ] = False,
@@ -67,11 +72,11 @@ def train(
 ) -> None:
     """Prepare the data and train; a killed training resumes."""
     if list_models:
-        if config or preset or run or sets:
-            raise InputError("--list-models: takes no config, preset, run or --set", "leave them out")
+        if config or preset or run or sets or devices:
+            raise InputError("--list-models: takes no config, preset, run, --set or --devices", "leave them out")
         _list_models(json)
     else:
-        _run("train", config, preset, run, sets, json)
+        _run("train", config, preset, run, sets, json, devices=devices)
 
 
 def _list_models(json: bool) -> None:
@@ -187,12 +192,29 @@ def _run(
     sets: list[str] | None,
     json: bool,
     pack: Path | None = None,
+    devices: int | None = None,
+) -> None:
+    sets = [*(sets or ()), *ranks.device_sets(devices)]
+    if ranks.follows():
+        raise typer.Exit(ranks.follow())
+    with ranks.leading():
+        _lead(until, file, preset, run, sets, json, pack)
+
+
+def _lead(
+    until: str,
+    file: Path | None,
+    preset: str | None,
+    run: Path | None,
+    sets: list[str],
+    json: bool,
+    pack: Path | None,
 ) -> None:
     from pipeline.config import load_config
     from pipeline.console import say, show, summary, watching
     from pipeline.run import run_pipeline
 
-    config = load_config(file, preset, sets or ())
+    config = load_config(file, preset, sets)
     folder = run or Path("runs") / config.name
     with watching() as watch:
         document = run_pipeline(config, folder, until=until, watch=watch)
@@ -235,6 +257,8 @@ def _name_results(folder: Path, until: str, pack: Path | None) -> None:
 
 app.command()(bench)
 app.command()(sweep)
+app.command()(init)
+app.command("find-lr")(find_lr)
 
 
 @app.command()
@@ -271,6 +295,7 @@ def demo(
     display: Annotated[
         Literal["synced", "smooth"], typer.Option(help="The frame of the result, or each frame with the last result.")
     ] = "synced",
+    track: Annotated[bool, typer.Option("--track/--no-track", help="Follow boxes from frame to frame.")] = True,
     expect_p95: Annotated[float | None, typer.Option(metavar="MS", help="Exit 3 when frames are older (p95).")] = None,
     expect_fps: Annotated[float | None, typer.Option(metavar="N", help="Exit 3 when fewer frames are done.")] = None,
     latency_test: Annotated[
@@ -316,6 +341,7 @@ def demo(
             max_frames=max_frames,
             policy=policy,
             display=display,
+            track=track,
             expect_p95_ms=expect_p95,
             expect_fps=expect_fps,
             latency_test=latency_test,

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_demo.errors import InputError
 from stages.spec import (
+    PATH_SETS,
     BenchConfig,
     BundleConfig,
     DataConfig,
@@ -286,15 +287,19 @@ def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def _without_effect(config: PipelineConfig) -> Iterator[tuple[str, str, str]]:
     """(key, problem, hint) of each knob that was turned although nothing reads it in this combination."""
     data, train, default = config.data, config.train, TrainConfig()
-    if data.name == "folder" and not data.path:
-        yield "data.path", 'is empty, and data.name is "folder"', "type: --set data.path=FOLDER"
-    if data.name != "folder" and data.path:
+    if data.name in PATH_SETS and not data.path:
+        yield "data.path", f'is empty, and data.name is "{data.name}"', "type: --set data.path=FOLDER"
+    if data.name not in PATH_SETS and data.path:
         yield "data.path", f'has no effect with data.name = "{data.name}"', 'write data.name = "folder", or drop it'
-    if data.root and data.name in ("mnist-5k", "folder") and data.test_set == "own":
+    if data.strict and data.name not in PATH_SETS[1:]:
+        yield "data.strict", f'has no effect with data.name = "{data.name}"', "drop it"
+    if data.scenes != DataConfig().scenes and not data.name.startswith("scenes-"):
+        yield "data.scenes", f'has no effect with data.name = "{data.name}"', "drop it"
+    if data.root and data.name in ("mnist-5k", *PATH_SETS) and data.test_set == "own":
         yield "data.root", f'has no effect: data.name = "{data.name}" is not read from there', "drop it"
     if data.test_fraction != DataConfig().test_fraction and data.name in ("mnist", "fashion-mnist"):
         yield "data.test_fraction", f"has no effect: {data.name} brings its own test split", "drop it"
-    if train.momentum != default.momentum and train.optimizer not in ("sgd", "rmsprop"):
+    if train.momentum != default.momentum and train.optimizer not in ("sgd", "rmsprop", "muon"):
         yield "train.momentum", f'has no effect with train.optimizer = "{train.optimizer}"', "drop it, or use sgd"
     for dial in ("depth", "width"):
         if train.model.name == "convnet" and getattr(train.model, dial) != getattr(default.model, dial):

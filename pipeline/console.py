@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipeline.workspace import RunDocument, StageRecord
     from stages.spec import OnStep, Step
 
+BARS_PER_S = 2.0
+"""How often bars are drawn anew: each time costs a few milliseconds of the core that does the work."""
 PLAIN_EVERY_S = 10.0
 """Between two plain progress lines of one stage."""
 PIPE_WIDTH = 160
@@ -85,7 +87,7 @@ def progress() -> Iterator[ShowStep]:
         bars.TextColumn("{task.fields[values]}"),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=console, transient=True) as live:
+    with bars.Progress(*columns, console=console, transient=True, refresh_per_second=BARS_PER_S) as live:
         yield _bars(live)
 
 

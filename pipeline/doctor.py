@@ -207,7 +207,7 @@ def _disk(folder: Path) -> Finding:
 def _data() -> Finding:
     from stages.data.sets import list_sets, root_of
 
-    present = [row.name for row in list_sets() if row.present and row.name != "folder"]
+    present = [row.name for row in list_sets() if row.present and row.where != "data.path"]
     missing = [row.name for row in list_sets() if not row.present]
     found = f"{', '.join(present) or 'none'} (root {root_of('')})"
     if not missing:

@@ -23,6 +23,7 @@ from pipeline.report_document import ReportDocument
 from pipeline.report_format import percent, points, runtime_name, sentence, span, times
 from pipeline.report_verdict import fit_sentences, make_verdict, make_warnings
 from stages.arrays import load_frames
+from stages.reliability import reliability
 from stages.spec import (
     BenchResult,
     BundleResult,
@@ -126,6 +127,9 @@ def build(
         not_measured=facts.not_measured(bench, details),
         classes=facts.class_rows(data, predictions),
         confusion=facts.confusion_of(data.labels, predictions) if predictions else None,
+        reliability=reliability(predictions["score"], predictions["truth"] == predictions["answer"])
+        if predictions
+        else None,
         curves=facts.read_curves(train),
         software=facts.software_versions(),
         host=facts.host_facts(bench_document),
@@ -147,6 +151,8 @@ def draw_charts(document: ReportDocument) -> dict[str, str]:
         ]
         if series:
             drawn[name] = charts.curves(name, what, series, document.train.best_epoch, as_percent=name == "metric")
+    if document.reliability:
+        drawn["reliability"] = charts.diagram(document.reliability)
     variants = {
         row.id: charts.Variant(
             name=row.id,

@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from edge_demo.errors import missing_extra
+from stages.reliability import Reliability
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +139,24 @@ def curves(name: str, what: str, series: Sequence[Series], best_epoch: int, *, a
         axes.grid(axis="x", visible=False)
         axes.legend(labelcolor=INK, handlelength=1.8)
         return _svg(figure, name, f"{what} per epoch: {', '.join(line.label for line in series)}")
+
+
+def diagram(found: Reliability) -> str:
+    """Share right over the score, per bin; on the dashed line a score means what it says."""
+    with _axes((4.8, 3.5)) as (figure, axes):
+        from matplotlib.ticker import PercentFormatter
+
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)), label="as it should be")
+        for part in found.bins:
+            axes.bar(part.low, part.right, width=part.high - part.low, align="edge", color=FIRST, alpha=0.25)
+        scores, shares = [part.score for part in found.bins], [part.right for part in found.bins]
+        areas = [12 + 120 * part.n / found.n for part in found.bins]
+        axes.scatter(scores, shares, s=areas, color=FIRST, label="answers (area: how many)", zorder=3, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score of the answer", ylabel="share right")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        figure.legend(loc="outside lower center", ncols=2, labelcolor=INK, fontsize=9)
+        return _svg(figure, "reliability", f"share right over the score, {found.n} answers in {len(found.bins)} bins")
 
 
 def tradeoff(points: Sequence[Point], metric: str) -> str:

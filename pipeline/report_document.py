@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.reliability import Reliability
 from stages.spec import (
     BenchResult,
     BundleResult,
@@ -123,6 +124,8 @@ class ReportDocument(BaseModel):
     classes: tuple[ClassRow, ...]
     confusion: Confusion | None
     """Null for tasks whose answer is not one class."""
+    reliability: Reliability | None
+    """Whether the scores mean what they say, on test, of what ships in ONNX Runtime; likewise null."""
     curves: tuple[dict[str, float | None], ...]
     """One row per epoch of the training's curves file."""
     software: dict[str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_demo.errors import Error
 from pipeline.report_document import BenchDetail, Verdict
-from pipeline.report_format import percent, points, runtime_name, sentence, span, times, wilson
+from pipeline.report_format import percent, runtime_name, sentence, span, times, wilson
 from stages.spec import (
     BenchResult,
     BenchRow,
@@ -17,8 +17,6 @@ from stages.spec import (
 )
 
 ACCURACY_GATE = "evaluate.min_accuracy"
-OVERFIT_GAP = 0.01  # a smaller gap has no practical weight even where a large val split resolves it (our judgement)
-UNDERFIT_BELOW = 0.9  # of the training metric; a set whose labels allow no more is named as the other explanation
 MIN_TEST_ITEMS = 1000  # below, a 95 % interval around 99 % is wider than one point (Wilson: 98.2 to 99.5 at n = 1,000)
 IMBALANCE = 3.0  # largest class over smallest, from where overall accuracy hides the small classes (our judgement)
 
@@ -112,30 +110,10 @@ def _speed_sentence(
 
 
 def fit_sentences(data: DataResult, train: TrainResult, verdict: Verdict) -> str:
-    """Under- or overfitting in plain words: training against val, val against test, with sampling errors."""
+    """Under- or overfitting as the training judged it, and val against test, with sampling errors."""
     n_val = data.counts["val"]
-    gap = train.train - train.val
-    low, high = wilson(round(train.val * n_val), n_val)
-    numbers = (
-        f"{train.metric} {percent(train.train)} on training against {percent(train.val, n_val)} on validation "
-        f"(n = {n_val:,})"
-    )
-    if gap > max(OVERFIT_GAP, (high - low) / 2):
-        first = (
-            f"Overfitting: {numbers}, a gap of {points(gap)}. More data, augmentation, dropout or weight decay "
-            "usually narrow it."
-        )
-    elif train.train < UNDERFIT_BELOW:
-        first = (
-            f"Underfitting, or labels that allow no more: {numbers}. The network does not fit its own training "
-            "images; more width, depth or epochs is the next thing to try."
-        )
-    else:
-        first = (
-            f"No sign of over- or underfitting: {numbers}, a gap of {points(gap)} where the sampling error of "
-            f"validation alone is {100 * (high - low) / 2:.2f} points either way."
-        )
-    return f"{first} {_val_against_test(train, verdict, (low, high))}"
+    judged = train.generalization.sentence if train.generalization else "Training against validation was not judged."
+    return f"{judged} {_val_against_test(train, verdict, wilson(round(train.val * n_val), n_val))}"
 
 
 def _val_against_test(train: TrainResult, verdict: Verdict, val_ci95: tuple[float, float]) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edge_demo import tasks
 from edge_demo.errors import Error
 from edge_demo.runtime import Array, Runtime, open_runtime
-from stages.arrays import load_frames, load_truth
+from stages.arrays import load_frames
 from stages.graph import Deployed
 from stages.inference import agreement, batches, infer, within
 from stages.spec import (
@@ -37,6 +37,7 @@ from stages.spec import (
     ignore,
 )
 from stages.statistics import interval
+from stages.tasks import TASKS
 from stages.trained import load_trained
 
 __all__ = ["run"]
@@ -73,7 +74,7 @@ def run(
         InputError: files that are not what the earlier stages wrote.
         Error: NaN or infinity among the outputs.
     """
-    frames, truth = load_frames(data, "test"), list(load_truth(data, "test"))
+    frames, truth = load_frames(data, "test"), TASKS[train.task].truths(data, "test")
     reference, engines = _measure(data, train, export, quantize, frames, on_step)
     rows = [
         _row("torch", "fp32", reference, reference, truth, train.task, 0.0),
@@ -84,7 +85,7 @@ def run(
     drop = {name: value[name, "fp32"] - value[name, "int8"] for name in RUNTIMES}
     recommended, reason = recommend(quantize, drop, config.max_int8_drop, metric, len(truth))
     shipped = next(e for e in engines if (e.runtime, e.precision) == (RUNTIMES[0], recommended))
-    _save_predictions(out_dir / "predictions.npz", data, truth, shipped.results)
+    _save_predictions(out_dir / "predictions.npz", data, train.task, truth, shipped.results)
     return EvaluateResult(
         folder=out_dir,
         metric=metric,
@@ -210,12 +211,11 @@ def _gates(config: EvaluateConfig, rows: Sequence[EvaluateRow], metric: str) -> 
     )
 
 
-def _save_predictions(path: Path, data: DataResult, truth: Sequence[Any], results: Sequence[Any]) -> None:
+def _save_predictions(path: Path, data: DataResult, task: str, truth: Sequence[Any], results: Sequence[Any]) -> None:
     items = json.loads((data.folder / "items.json").read_text(encoding="utf-8"))["test"]
-    np.savez(
-        path,
-        ids=np.array([item["id"] for item in items]),
-        truth=np.asarray(truth, dtype=np.int64),
-        answer=np.array([result.class_id for result in results], dtype=np.int64),
-        score=np.array([result.score for result in results], dtype=np.float32),
-    )
+    arrays = {
+        "ids": np.array([item["id"] for item in items]),
+        "quality": tasks.TASKS[task].correct(results, truth),
+        **TASKS[task].predictions(truth, results),
+    }
+    np.savez(path, allow_pickle=False, **arrays)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_demo.manifest import STRICT, Resize
 
@@ -62,14 +62,58 @@ class Gate(BaseModel):
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
+PATH_SETS = ("folder", "voc", "coco", "yolo")
+"""Values of `data.name` that read `data.path`."""
+
+
+class ScenesConfig(BaseModel):
+    """How scenes are composed; only with `name = "scenes-detect"` or `"scenes-segment"`."""
+
+    model_config = STRICT
+    source: Literal["mnist-5k", "mnist", "fashion-mnist"] = "mnist-5k"
+    """Whose pictures are the objects; training, val and test scenes share none of them."""
+    objects: tuple[Positive, Positive] = (1, 6)
+    """Fewest and most objects of a frame."""
+    size: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.15, 0.4)
+    """Smallest and largest longer side of an object, as a share of the frame's shorter side."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 20.0
+    overlap: Fraction = 0.15
+    """Largest common area of two objects' bounds, as a share of the smaller one."""
+    backgrounds: str = ""
+    """A folder of photos to use as grounds beside the drawn textures; a fifth of them each for val and test."""
+    light: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Largest change of brightness from the middle of a frame to its edge."""
+    blur: Fraction = 0.3
+    """Probability of a blurred frame."""
+    noise: Annotated[float, Field(ge=0, le=0.5)] = 0.06
+    """Largest standard deviation of added noise, on the 0..1 scale."""
+    train_frames: Positive = 4000
+    val_frames: Positive = 500
+    test_frames: Positive = 1000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in ("objects", "size"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the first of two must not be the larger one, got {low}, {high}")
+        return self
+
+
 class DataConfig(BaseModel):
     """Which labelled images, at what size, split how."""
 
     model_config = STRICT
     name: str = "mnist-5k"
-    """`mnist-5k` (embedded), `mnist`, `fashion-mnist`, `cifar10`, or `folder` (sub-folder = class, see `path`)."""
+    """`mnist-5k` (embedded), `mnist`, `fashion-mnist`, `cifar10`, or `folder` (sub-folder = class, see `path`); with
+    boxes or masks `voc`, `coco`, `yolo` (see `path`), or composed: `scenes-detect`, `scenes-segment`."""
+    task: Literal["auto", "classify", "detect", "segment"] = "auto"
+    """What the truth is; auto: what the set has, boxes where it has boxes and masks."""
     path: str = ""
-    """The folder of your own data; only with `name = "folder"`."""
+    """The folder of your own data; only with `name` = `folder`, `voc`, `coco` or `yolo`."""
+    strict: bool = False
+    """Stop at any trouble in the annotations of `voc`, `coco` or `yolo`, instead of counting and leaving out."""
+    scenes: ScenesConfig = ScenesConfig()
     root: str = ""
     """Where the standard sets live; empty: the environment variable PIPELINE_DATA, else a user cache."""
     test_set: str = "own"
@@ -89,7 +133,11 @@ class DataConfig(BaseModel):
 class DataResult(BaseModel):
     """Decoded once, at network size: `<split>.frames.npy` (uint8 NHWC; C = 1 gray, 3 BGR) and the truth beside it.
 
-    For classify the truth is `<split>.truth.npy`, int64 class ids. `items.json` lists every item's id and content hash.
+    For classify the truth is `<split>.truth.npy`, int64 class ids. For detect, `<split>.boxes.npy` float32 (M, 4) xyxy
+    in pixels of the network-size frame, and with int64 (M,) `box_items.npy` (index of the frame) and `box_classes.npy`,
+    `box_flags.npy` uint8 (M,), bit 0 crowd (ignored in the metric), bit 1 difficult. For segment, `<split>.masks.npy`
+    uint8 (N, H, W) class ids, 0 background, 255 void. Beside boxes and masks, `<split>.original_wh.npy` int64 (N, 2):
+    with `resize` it maps boxes back to the source. `items.json` lists every item's id and content hash.
     """
 
     model_config = RESULT
@@ -102,10 +150,12 @@ class DataResult(BaseModel):
     colour: Literal["gray", "rgb"]
     composed: bool = False
     """True for data put together by the program; reports must say so."""
+    scenes: ScenesConfig | None = None
+    """How it was composed; None for data that is not."""
     counts: dict[str, int]
     """Items per split."""
     class_counts: dict[str, tuple[int, ...]]
-    """split -> items per class, in the order of `labels`."""
+    """split -> items per class, in the order of `labels`; for detect boxes, for segment frames that show the class."""
     digests: dict[str, str]
     """split -> sha256 over frames and truth."""
     mean: tuple[float, ...]
@@ -131,6 +181,8 @@ class ModelConfig(BaseModel):
     activation: Literal["auto", "relu", "relu6", "silu", "hardswish"] = "auto"
     """auto: the network's own, relu6 for `mobile`, relu elsewhere. silu and hardswish do not fuse into INT8 layers."""
     dropout: Fraction = 0.0
+    last_side: Positive = 8
+    """Stages, each with twice the channels, halve the picture until its longer side is at most this."""
 
 
 class AugmentConfig(BaseModel):
@@ -138,22 +190,43 @@ class AugmentConfig(BaseModel):
 
     model_config = STRICT
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Largest shift, as a share of the side."""
+    """Largest shift, as a share of the side; by whole pixels, which is cheaper, where nothing else resamples."""
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
     shear: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    crop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest share of the area that is cut away before the rest is brought to full size."""
+    elastic: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    """Standard deviation of smooth elastic displacements, as a share of the side."""
     flip: Fraction = 0.0
     """Probability of a left-right flip."""
     invert: Fraction = 0.0
     """Probability of inverting light and dark."""
     contrast: Fraction = 0.0
     """Largest change of contrast and brightness."""
+    colour: Fraction = 0.0
+    """Largest change of hue (1: half a turn), saturation and brightness; for sets in colour only."""
     blur: Fraction = 0.0
     """Probability of a 3x3 blur."""
     noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest standard deviation of added noise, on the 0..1 scale."""
     cutout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
     """Side of a blanked square, as a share of the picture's side."""
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Blends pairs of pictures and their labels, in shares from Beta(mixup, mixup); 0.2 is usual."""
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Puts a part of one picture into another, in shares from Beta(cutmix, cutmix); 1 is usual. With mixup, a coin
+    decides."""
+    policy: Annotated[int, Field(ge=0, le=8)] = 0
+    """How many of the changes above, drawn anew for each picture, come on top (RandAugment); 2 is usual."""
+    policy_magnitude: Fraction = 0.0
+    """How strong those are; set both or neither."""
+
+    @model_validator(mode="after")
+    def _policy_is_whole(self) -> Self:
+        if bool(self.policy) != bool(self.policy_magnitude):
+            raise ValueError("policy and policy_magnitude have no effect without each other; set both or neither")
+        return self
 
 
 class TrainConfig(BaseModel):
@@ -164,12 +237,26 @@ class TrainConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     epochs: Positive = 12
-    batch_size: Positive = 64
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = "adamw"
+    batch_size: Count = 64
+    """Pictures of one pass. 0, on a GPU only: the largest power of two that fits."""
+    accumulate: Positive = 1
+    """Passes of one optimizer step, which so sees `batch_size` x `accumulate` pictures."""
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 0.01
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    """Of matrices and kernels. Decoupled with adamw and muon, an L2 penalty with the others."""
+    l1: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the sum of absolute values of matrices and kernels, added to the loss; 0: none."""
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Gradients are scaled down to at most this norm over all weights together; 0: never."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of a moving average of the weights, e.g. 0.99; the average is what is measured and kept; 0: none."""
     schedule: Literal["constant", "one-cycle", "cosine", "step"] = "one-cycle"
+    loss: Literal["cross-entropy", "binary"] = "cross-entropy"
+    """binary: a yes or no for each class on its own (one-vs-all)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: a picture weighs in the loss by how rare its class is; all classes count alike."""
     label_smoothing: Fraction = 0.0
     patience: Count = 0
     """Early stop after this many epochs without a better val metric; 0: never."""
@@ -178,9 +265,34 @@ class TrainConfig(BaseModel):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """auto: bf16-mixed where the hardware multiplies bf16 natively, else 32-true; what was chosen is recorded."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """torch.compile: needs a C++ compiler; takes half a minute to begin with, so it pays only in long trainings."""
+    resident_mb: Count = 0
+    """A split whose frames are larger than this stays on disk and is streamed from there, to the same weights; 0: half
+    of the memory that is free on the device, or in its container."""
     threads: Positive = 1
     """CPU threads; more than one pays only on an idle machine."""
+    devices: Positive = 1
+    """Processes that train together, each on its GPU or with its `threads`; they share out `batch_size`. Under torchrun
+    the number of its processes."""
     seed: Count = 0
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Also write the curves for these programs, into the stage's folder; each needs the extra of its name."""
+
+
+class Generalization(BaseModel):
+    """How far training and val are apart, and what follows from it."""
+
+    model_config = RESULT
+    kind: Literal["fine", "undecided", "overfitting", "underfitting"]
+    gap: float
+    """train - val, as shares."""
+    ci95: tuple[float, float]
+    n_train: int
+    n_val: int
+    advice: tuple[str, ...]
+    """What to try, as `section.key=value`."""
+    sentence: str
 
 
 class TrainResult(BaseModel):
@@ -196,6 +308,10 @@ class TrainResult(BaseModel):
     weights: str = "best.safetensors"
     curves_csv: str = "curves.csv"
     curves_png: str = "curves.png"
+    config_json: str = "config.json"
+    """The `train` section as used."""
+    val_png: str = ""
+    """`val.png`: confusion, reliability and surest mistakes on val; empty where answers are not one class each."""
     metric: str
     """Name of the task's leading metric, e.g. `accuracy`."""
     val: float
@@ -209,9 +325,16 @@ class TrainResult(BaseModel):
     cpu_seconds: float
     precision: str
     accelerator: str
+    batch_size: int = 0
+    """Pictures of one pass at the end: what was set, found (`batch_size = 0`), or left after running out of memory."""
+    accumulate: int = 1
+    recoveries: int = 0
+    """How often a NaN or infinite step was undone; each is in `notes`."""
     resumed_from_step: int = 0
     notes: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
+    generalization: Generalization | None = None
+    """None: nobody judged it; the stage always does."""
 
 
 # --- export ----------------------------------------------------------------------------------------------------------
@@ -408,7 +531,8 @@ class EvaluateResult(BaseModel):
     recommended: Literal["fp32", "int8"]
     reason: str
     predictions: str = "predictions.npz"
-    """`truth`, `answer` (recommended, ONNX Runtime), `score`: int64, int64, float32 of shape (n_test,) for classify."""
+    """Of what is recommended, in ONNX Runtime: `ids`, `quality` (0..1 per item), and the task's own arrays (classify:
+    `truth`, `answer`, `score`)."""
     gates: tuple[Gate, ...] = ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from stages.spec import AugmentConfig, ModelConfig, TrainConfig
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+TRAINING = ROOT / "docs" / "training.md"
 
 
 def readme_commands() -> list[str]:
@@ -54,3 +58,17 @@ def test_readme_links_and_tree_name_files_that_exist() -> None:
             assert (ROOT / name).exists(), name
         else:
             assert (ROOT / folder / name).exists(), f"{folder}{name}"
+
+
+@pytest.mark.parametrize("section", [TrainConfig, ModelConfig, AugmentConfig])
+def test_training_page_names_every_key_with_its_default(
+    section: type[TrainConfig | ModelConfig | AugmentConfig],
+) -> None:
+    """As "- `key` [default]: ...", or among several keys of one line; keys that are sections have a heading."""
+    listed = dict(re.findall(r"`(\w+)` \[(.*?)\](?=[:,])", TRAINING.read_text(encoding="utf-8")))
+    for name, field in section.model_fields.items():
+        if name in ("model", "augment"):
+            assert f"`[train.{name}]`" in TRAINING.read_text(encoding="utf-8")
+            continue
+        default = [] if field.default == () else field.default
+        assert json.loads(listed[name]) == default, name

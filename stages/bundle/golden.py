@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import stages.tasks
 from edge_demo.bundle import canonical_json
 from edge_demo.errors import Error
 from edge_demo.image import decode_frame, fit, to_batch, write_png
@@ -22,7 +23,7 @@ from edge_demo.manifest import Tolerance
 from edge_demo.runtime import RUNTIMES, open_runtime
 from edge_demo.tasks import TASKS
 from edge_demo.verify import digest
-from stages.arrays import load_frames, load_truth
+from stages.arrays import load_frames
 from stages.bundle.samples import npz, write_file
 from stages.spec import DataResult, Split
 
@@ -110,8 +111,8 @@ def write_golden(folder: Path, data: DataResult, deployment: Deployment, count: 
 def list_candidates(data: DataResult, count: int) -> list[Candidate]:
     """Up to `CANDIDATES` frames for each wanted one, spread over the classes."""
     split: Split = "val" if data.counts.get("val") else "test"
-    frames, truth = load_frames(data, split), load_truth(data, split)
-    by_class = np.argsort(truth, kind="stable")
+    frames, strata = load_frames(data, split), stages.tasks.TASKS[data.task].strata(data, split)
+    by_class = np.argsort(strata, kind="stable")
     candidates = []
     for slot, members in enumerate(np.array_split(by_class, min(count, len(by_class)))):
         for index in members[:CANDIDATES]:

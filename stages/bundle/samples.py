@@ -14,22 +14,24 @@ from numpy.typing import NDArray
 from edge_demo.archive import EPOCH
 from edge_demo.bundle import canonical_json
 from edge_demo.image import write_png
-from stages.arrays import load_frames, load_truth, stratified
+from stages.arrays import load_frames, stratified
 from stages.spec import DataResult
+from stages.tasks import TASKS
 
 EVAL_SEED = 0
 
 
 def write_eval(folder: Path, data: DataResult, count: int) -> dict[str, Any]:
     """Write about `count` test frames as `eval/<i>.png` and their truth; returns the manifest's `eval` entry."""
-    frames, truth = load_frames(data, "test"), load_truth(data, "test")
-    chosen = stratified(truth, count, EVAL_SEED)
+    task = TASKS[data.task]
+    frames, truths = load_frames(data, "test"), task.truths(data, "test")
+    chosen = stratified(task.strata(data, "test"), count, EVAL_SEED)
     names = [
         write_file(folder, f"eval/{number:05d}.png", write_png(np.asarray(frames[index])))
         for number, index in enumerate(chosen)
     ]
-    truth_file = write_file(folder, "eval/truth.json", canonical_json(truth[chosen].tolist()))
-    return {"frames": names, "truth": truth_file, "of": len(truth)}
+    truth_file = write_file(folder, "eval/truth.json", canonical_json([truths[index] for index in chosen]))
+    return {"frames": names, "truth": truth_file, "of": len(truths)}
 
 
 def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

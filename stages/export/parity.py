@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edge_demo import tasks
 from edge_demo.errors import Error, GateError
 from edge_demo.runtime import Array, open_runtime
-from stages.arrays import load_frames, load_truth, stratified, to_bgr
+from stages.arrays import load_frames, stratified, to_bgr
 from stages.graph import Deployed
 from stages.inference import agreement, infer
 from stages.pixels import fault, reference_batch, tinted
@@ -61,7 +61,7 @@ def climb(
         GateError: the graph's preprocessing is not the input contract's; the mistake is named.
         Error: an output is NaN, infinite or of the wrong shape.
     """
-    picked = stratified(load_truth(data, "test"), config.parity_images, seed=0)
+    picked = stratified(TASKS[task].strata(data, "test"), config.parity_images, seed=0)
     frames = to_bgr(load_frames(data, "test")[picked])
     rungs = list(_rungs(deployed, frames, data, task))
     rows: list[ParityRow] = []

@@ -34,16 +34,18 @@ class Network:
     build: Builder
     int8: str
     """What of it ONNX Runtime and OpenVINO both run in INT8, activations apart."""
+    activation: str = ""
+    """What `train.model.activation = "auto"` means to it; empty: nothing."""
 
 
 MODELS: dict[str, Network] = {
     "perceptron": Network(perceptron, "matrix product"),
-    "mlp": Network(mlp, "matrix products"),
-    "convnet": Network(convnet, "convolutions, max pooling, matrix product"),
-    "fast": Network(fast, "convolutions, max pooling, matrix product"),
-    "resnet": Network(resnet, "convolutions, additions, max pooling, matrix product"),
+    "mlp": Network(mlp, "matrix products", "relu"),
+    "convnet": Network(convnet, "convolutions, max pooling, matrix product", "relu"),
+    "fast": Network(fast, "convolutions, max pooling, matrix product", "relu"),
+    "resnet": Network(resnet, "convolutions, additions, max pooling, matrix product", "relu"),
     "mobile": Network(
-        mobile, "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime"
+        mobile, "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime", "relu6"
     ),
 }
 

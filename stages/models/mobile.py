@@ -6,14 +6,12 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from stages.models.layers import Act, activation, conv_norm, he_normal, refuse_small
+from stages.models.classifier import Classifier
+from stages.models.layers import Act, activation, conv_norm, halved_up, he_normal, refuse_small, stage_channels
 from stages.spec import ModelConfig
 
 EXPANSION = 6  # channels inside of a block, per channel that enters it
-LAST_SIDE = 8  # stages halve the picture until its longer side is at most this
-MAX_GROWTH = 8  # channels double per stage, up to this many times `width`
 LAST_GROWTH = 4  # channels before the pooling, per channel of the last stage; the paper's 1280 / 320
-SMALLEST = 8
 
 
 class InvertedResidual(nn.Module):
@@ -39,53 +37,30 @@ class InvertedResidual(nn.Module):
         return x + out if self.adds else out
 
 
-class Mobile(nn.Module):
-    """MobileNetV2 for small pictures: the side is halved in the stem and by every stage but the first.
-
-    Stem, unexpanded first block, last 1x1 convolution and global average pooling as in table 2 of the paper; each stage
-    is a block that changes the channels and `depth` that add. Initialization: He et al. 2015, arXiv:1502.01852.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        size_wh: tuple[int, int],
-        num_labels: int,
-        depth: int,
-        width: int,
-        dropout: float,
-        act: Act,
-    ) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(conv_norm(in_channels, 2 * width, 3, stride=2) | {"act": act()})
-        channels, side = width, (max(size_wh) + 1) // 2
-        first = InvertedResidual(2 * width, width, 1, 1, act)
-        stages = [[first, *(InvertedResidual(width, width, EXPANSION, 1, act) for _ in range(depth))]]
-        while side > LAST_SIDE or len(stages) < 2:
-            grown = min(2 * channels, MAX_GROWTH * width)
-            changes = InvertedResidual(channels, grown, EXPANSION, 2, act)
-            stages.append([changes, *(InvertedResidual(grown, grown, EXPANSION, 1, act) for _ in range(depth))])
-            channels, side = grown, (side + 1) // 2
-        self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
-        features = LAST_GROWTH * channels
-        self.last = nn.Sequential(conv_norm(channels, features, 1) | {"act": act()})
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(features, num_labels)
-        he_normal(self)
-
-    def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 (N, C, H, W) -> logits (N, num_labels), embedding (N, 4 x channels of the last stage)."""
-        embedding = self.pool(self.last(self.stages(self.stem(batch))))
-        return self.head(self.dropout(embedding)), embedding
-
-
 def mobile(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_labels: int) -> nn.Module:
     """MobileNetV2 for small pictures: 1 + `depth` inverted residuals per stage, `width` channels in the first.
+
+    The side is halved in the stem and by every stage but the first. Stem, unexpanded first block, last 1x1 convolution
+    and global average pooling as in table 2 of the paper; each stage is a block that changes the channels and `depth`
+    that add. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
         InputError: a side below 8 pixels.
     """
-    refuse_small(config.name, size_wh, SMALLEST)
-    act = activation(config, own="relu6")
-    return Mobile(in_channels, size_wh, num_labels, config.depth, config.width, config.dropout, act)
+    refuse_small(config.name, size_wh)
+    act, width = activation(config, own="relu6"), config.width
+    channels = stage_channels(config, width, size_wh, halved_up)
+    stem = nn.Sequential(conv_norm(in_channels, 2 * width, 3, stride=2) | {"act": act()})
+    stages = nn.Sequential()
+    for seen, made in zip([2 * width, *channels], channels, strict=False):
+        changes = (
+            InvertedResidual(seen, made, EXPANSION, 2, act) if len(stages) else InvertedResidual(seen, made, 1, 1, act)
+        )
+        stages.append(
+            nn.Sequential(changes, *(InvertedResidual(made, made, EXPANSION, 1, act) for _ in range(config.depth)))
+        )
+    features = LAST_GROWTH * channels[-1]
+    last = nn.Sequential(conv_norm(channels[-1], features, 1) | {"act": act()})
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    body = nn.Sequential(OrderedDict(stem=stem, stages=stages, last=last, pool=pool))
+    return he_normal(Classifier(body, features, num_labels, config.dropout))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
-from stages.models.layers import Act, activation, conv_norm, he_normal, refuse_small
+from stages.models.classifier import Classifier
+from stages.models.layers import Act, activation, conv_norm, he_normal, refuse_small, stage_channels
 from stages.spec import ModelConfig
-
-LAST_SIDE = 8  # stages halve the picture until its longer side is at most this
-MAX_GROWTH = 8  # channels double per stage, up to this many times `width`
-SMALLEST = 8
 
 
 class Block(nn.Module):
@@ -33,50 +32,24 @@ class Block(nn.Module):
         return out
 
 
-class Resnet(nn.Module):
-    """A 6x6 stem of stride 2, then stages of residual blocks with a max pool between them, then global max pooling.
-
-    The stem is a 3x3 convolution of the space-to-depth picture, written as the one convolution it is: it sees every
-    pixel once at half the side, and takes odd sides as well. Initialization: He et al. 2015, arXiv:1502.01852.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        size_wh: tuple[int, int],
-        num_labels: int,
-        depth: int,
-        width: int,
-        dropout: float,
-        act: Act,
-    ) -> None:
-        super().__init__()
-        channels = 2 * width
-        self.stem = nn.Sequential(conv_norm(in_channels, channels, 6, stride=2) | {"act": act()})
-        side = max(size_wh) // 2
-        stages: list[list[nn.Module]] = [[Block(channels, channels, act) for _ in range(depth)]]
-        while side > LAST_SIDE or len(stages) < 2:
-            grown = min(2 * channels, MAX_GROWTH * width)
-            more = [Block(grown, grown, act) for _ in range(depth - 1)]
-            stages.append([nn.MaxPool2d(2), Block(channels, grown, act), *more])
-            channels, side = grown, side // 2
-        self.stages = nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
-        self.pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, num_labels)
-        he_normal(self)
-
-    def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 (N, C, H, W) -> logits (N, num_labels), embedding (N, channels of the last stage)."""
-        embedding = self.pool(self.stages(self.stem(batch)))
-        return self.head(self.dropout(embedding)), embedding
-
-
 def resnet(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_labels: int) -> nn.Module:
     """Batch-norm residual network for small pictures; `depth` blocks per stage, 2 x `width` channels in the first.
+
+    A 6x6 stem of stride 2, then stages of residual blocks with a max pool between them, then global max pooling.
+    The stem is a 3x3 convolution of the space-to-depth picture, written as the one convolution it is: it sees every
+    pixel once at half the side, and takes odd sides as well. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
         InputError: a side below 8 pixels.
     """
-    refuse_small(config.name, size_wh, SMALLEST)
-    return Resnet(in_channels, size_wh, num_labels, config.depth, config.width, config.dropout, activation(config))
+    refuse_small(config.name, size_wh)
+    act = activation(config)
+    first, *others = stage_channels(config, 2 * config.width, size_wh)
+    stem = nn.Sequential(conv_norm(in_channels, first, 6, stride=2) | {"act": act()})
+    stages = nn.Sequential(nn.Sequential(*(Block(first, first, act) for _ in range(config.depth))))
+    for seen, made in zip([first, *others], others, strict=False):
+        more = [Block(made, made, act) for _ in range(config.depth - 1)]
+        stages.append(nn.Sequential(nn.MaxPool2d(2), Block(seen, made, act), *more))
+    pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    body = nn.Sequential(OrderedDict(stem=stem, stages=stages, pool=pool))
+    return he_normal(Classifier(body, [first, *others][-1], num_labels, config.dropout))

@@ -16,7 +16,7 @@ from onnx import ModelProto
 from edge_demo import tasks
 from edge_demo.errors import Error
 from stages import onnx_graph
-from stages.arrays import load_frames, load_truth
+from stages.arrays import load_frames
 from stages.quantize import verdict
 from stages.quantize.calibration import Calibration, collect, preprocessed
 from stages.quantize.comparison import Stand, measured, open_stand, reference_row
@@ -64,7 +64,7 @@ def run(
     name = onnx_graph.input_names(onnx_graph.load(core))[0]
     source = prepared(core, batch_readers(name, calibration.batch))
     files = export.folder / export.pre, core, export.folder / export.model
-    frames, truth = load_frames(data, "val"), list(load_truth(data, "val"))
+    frames, truth = load_frames(data, "val"), TASKS[data.task].truths(data, "val")
     deploy = partial(_deployed, export=export, task=train.task)
     with (
         tempfile.TemporaryDirectory() as scratch,

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader
 
 from edge_demo.errors import Error, InputError
-from stages.arrays import load_frames, load_truth, stratified, to_bgr
+from stages.arrays import load_frames, stratified, to_bgr
 from stages.graph import Preprocess
 from stages.pixels import fault, tinted
 from stages.spec import DataResult, QuantizeConfig
+from stages.tasks import TASKS
 
 # Measured (reference run, two CNNs): 64 images 35 dB, 16 images 24 dB, one image 11 to 14 dB of SQNR.
 FEWEST = 16
@@ -54,10 +55,10 @@ def collect(config: QuantizeConfig, data: DataResult) -> Calibration:
         InputError: too few images, or frames of another size than the network's.
         Error: the batch is not normalized as training saw it; the mistake is named.
     """
-    truth = load_truth(data, "train")
-    picked = stratified(truth, config.images, config.seed)
+    strata = TASKS[data.task].strata(data, "train")
+    picked = stratified(strata, config.images, config.seed)
     if len(picked) < FEWEST:
-        message = f"quantize.images: {len(picked)} images are too few to calibrate (train holds {len(truth)})"
+        message = f"quantize.images: {len(picked)} images are too few to calibrate (train holds {len(strata)})"
         raise InputError(message, f"use {FEWEST} at least, better 64 or more")
     frames = to_bgr(load_frames(data, "train")[picked])
     width, height = data.size_wh
@@ -68,7 +69,7 @@ def collect(config: QuantizeConfig, data: DataResult) -> Calibration:
         raise InputError(message, "type: pipeline data check")
     batch = preprocessed(data, frames)
     check(frames, batch, preprocessed(data, tinted(frames)), data)
-    return Calibration(batch, _facts(batch, picked, truth))
+    return Calibration(batch, _facts(batch, strata[picked]))
 
 
 def preprocessed(data: DataResult, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -101,10 +102,10 @@ def check(
         raise Error(message, "use more images, or run pipeline data check")
 
 
-def _facts(batch: NDArray[np.float32], picked: NDArray[np.int64], truth: NDArray[np.int64]) -> dict[str, Any]:
+def _facts(batch: NDArray[np.float32], strata: NDArray[np.int64]) -> dict[str, Any]:
     return {
         "n": len(batch),
-        "per_class": np.bincount(truth[picked]).tolist(),
+        "per_class": np.bincount(strata).tolist(),
         "sha256": hashlib.sha256(np.ascontiguousarray(batch).tobytes()).hexdigest(),
         "mean": [round(float(value), 6) for value in batch.mean(axis=(0, 2, 3), dtype=np.float64)],
         "std": [round(float(value), 6) for value in batch.std(axis=(0, 2, 3), dtype=np.float64)],

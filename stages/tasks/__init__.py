@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.spec import AugmentConfig, TrainConfig
+from stages.arrays import load_truth
+from stages.augment import Draws, augment
+from stages.spec import AugmentConfig, DataResult, Split, TrainConfig
 from stages.tasks import classify
 
 
@@ -22,10 +26,18 @@ class Task:
     """Names of the deployed graph's outputs, in order: `edge_demo.tasks.TASKS[name].outputs`."""
     post: Callable[[], nn.Module]
     """raw outputs -> final outputs, as a module that exports."""
-    loss: Callable[[tuple[Tensor, ...], Tensor, TrainConfig], Tensor]
-    """(raw outputs, targets, config) -> scalar loss, mean over the batch."""
-    augment: Callable[[Tensor, Tensor, AugmentConfig, torch.Generator], tuple[Tensor, Tensor]]
-    """(uint8 NHWC frames, targets, config, generator) -> the same, changed."""
+    loss: Callable[[tuple[Tensor, ...], Tensor, TrainConfig, Tensor | None], Tensor]
+    """(raw outputs, targets, config, weights of the classes) -> scalar loss, mean over the batch."""
+    hits: Callable[[tuple[Tensor, ...], Tensor], Tensor]
+    """(raw outputs, targets) -> sum over the batch of the leading metric while training, on their device."""
+    augment: Callable[[Tensor, Tensor, AugmentConfig, Draws, int], tuple[Tensor, Tensor]]
+    """(uint8 NHWC frames, targets, config, draws, number of labels) -> the same, changed."""
+    truths: Callable[[DataResult, Split], list[Any]]
+    """The truth of every item of a split, as `edge_demo.tasks.TASKS[name].score` takes it."""
+    strata: Callable[[DataResult, Split], NDArray[np.int64]]
+    """(N,) class that each item stands for in a stratified sample."""
+    predictions: Callable[[Sequence[Any], Sequence[Any]], dict[str, NDArray[Any]]]
+    """(truths, results) -> arrays that `predictions.npz` keeps of them, for the report."""
 
 
 TASKS: dict[str, Task] = {
@@ -34,6 +46,10 @@ TASKS: dict[str, Task] = {
         outputs=("scores", "embedding"),
         post=classify.Post,
         loss=classify.loss,
-        augment=classify.augment,
+        hits=classify.hits,
+        augment=augment,
+        truths=classify.truths,
+        strata=load_truth,
+        predictions=classify.predictions,
     ),
 }

@@ -1,5 +1,5 @@
 """The train stage: prepared frames in, the best checkpoint on val out."""
 
-from stages.train.stage import run
+from stages.train.launch import run
 
 __all__ = ["run"]

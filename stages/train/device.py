@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -46,6 +49,21 @@ def choose_precision(config: TrainConfig, accelerator: str) -> str:
         # including_emulation=False: older GPUs run bf16, slower than float32
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     return "bf16-mixed" if BF16_FLAGS & cpu_flags() else "32-true"
+
+
+def check_compiler(accelerator: str) -> None:
+    """Whether torch.compile has what it needs.
+
+    Raises:
+        InputError: no C++ compiler, or on a GPU no Triton.
+    """
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    if not any(name and shutil.which(name) for name in compilers):
+        raise InputError(
+            "train.compile: torch.compile needs a C++ compiler, and there is none", "install g++, or drop it"
+        )
+    if accelerator == "cuda" and importlib.util.find_spec("triton") is None:
+        raise InputError("train.compile: on a GPU torch.compile needs triton, and it is not installed", "drop it")
 
 
 def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:

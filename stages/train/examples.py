@@ -1,4 +1,4 @@
-"""The labelled frames of a split, resident on the device as uint8, and what must hold before training starts."""
+"""The labelled frames of a split, on the device or on disk as uint8, and what must hold before training starts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from edge_demo.errors import InputError
 from stages.arrays import load_frames, load_truth
 from stages.spec import DataResult, Split, TrainConfig
 from stages.tasks import TASKS
+from stages.train.resident import resident_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,26 @@ class Examples:
     """One split, or a sample of it."""
 
     frames: Tensor
-    """uint8 (N, H, W, C), C = 1 gray or 3 BGR, on the training device."""
+    """uint8 (N, H, W, C), C = 1 gray or 3 BGR, on the training device; streamed ones on the CPU, mapped from disk."""
     targets: Tensor
     """The truth as the loss takes it, on the training device; for classify int64 (N,)."""
     truth: NDArray[Any]
     """The truth as the task's score takes it."""
+    is_streamed: bool = False
+    """Whether the frames are left on disk and read as they are needed."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where training is."""
+        return self.targets.device if self.is_streamed else self.frames.device
+
+    def batch(self, picked: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Frames and targets of some items, on the training device."""
+        frames = self.frames[picked]
+        if self.is_streamed and self.device.type == "cuda":
+            frames = frames.pin_memory().to(self.device, non_blocking=True)
+        index = picked if isinstance(picked, slice) else picked.to(self.targets.device)
+        return frames, self.targets[index]
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -36,12 +52,17 @@ class Examples:
         if n >= len(self):
             return self
         indices = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])
-        picked = torch.from_numpy(indices).to(self.frames.device)
-        return Examples(self.frames[picked], self.targets[picked], self.truth[indices])
+        return Examples(*self.batch(torch.from_numpy(indices).to(self.frames.device)), self.truth[indices])
 
 
-def load_examples(data: DataResult, split: Split, device: torch.device) -> Examples:
-    """Reads a whole split into the device's memory.
+def load_examples(data: DataResult, split: Split, device: torch.device, resident_mb: int = 0) -> Examples:
+    """Reads a whole split into the device's memory; one that is too large for it is mapped from disk instead.
+
+    Args:
+        data: The data stage's result.
+        split: Which.
+        device: Of the training.
+        resident_mb: `TrainConfig.resident_mb`.
 
     Raises:
         InputError: no frames, frames and truth of different number, or a label outside the data's labels.
@@ -55,7 +76,37 @@ def load_examples(data: DataResult, split: Split, device: torch.device) -> Examp
     if outside.size:
         message = f"{split}: label {outside.flat[0]} is not one of the {len(data.labels)} classes"
         raise InputError(message, "type: pipeline data check")
-    return Examples(torch.from_numpy(np.array(frames)).to(device), torch.from_numpy(truth).to(device), truth)
+    targets = torch.from_numpy(truth).to(device)
+    if frames.nbytes > resident_bytes(resident_mb, device):
+        # torch warns of read-only arrays; this one is copied on a write, and nobody writes
+        path = data.folder / f"{split}.frames.npy"
+        return Examples(torch.from_numpy(np.load(path, mmap_mode="c")), targets, truth, is_streamed=True)
+    return Examples(torch.from_numpy(np.array(frames)).to(device), targets, truth)
+
+
+def streaming_notes(**splits: Examples) -> tuple[str, ...]:
+    """A sentence for each split that was too large for the device's memory."""
+    return tuple(
+        f"{split} stays on disk and is streamed: {examples.frames.nbytes / 1e6:,.0f} MB are more than "
+        "train.resident_mb, by default half of the free memory"
+        for split, examples in splits.items()
+        if examples.is_streamed
+    )
+
+
+def balanced_weights(data: DataResult, device: torch.device) -> Tensor:
+    """float32 (num_labels,): N / (classes x N of the class); every class weighs the same, and a picture 1 on average.
+
+    Source: King and Zeng 2001, "Logistic Regression in Rare Events Data", as scikit-learn has it.
+
+    Raises:
+        InputError: a class without training pictures.
+    """
+    counts = data.class_counts["train"]
+    if missing := [label for label, count in zip(data.labels, counts, strict=True) if count == 0]:
+        message = f"train.class_weights: no training images of class {missing[0]}, so it has no weight"
+        raise InputError(message, "type: pipeline data check")
+    return torch.tensor([sum(counts) / (len(counts) * count) for count in counts], device=device)
 
 
 def check_config(config: TrainConfig, data: DataResult) -> None:
@@ -72,6 +123,12 @@ def check_config(config: TrainConfig, data: DataResult) -> None:
         )
     if len(data.labels) < 2:
         raise InputError(f"data.{data.name}: one class only ({data.labels[0]})", "add images of a second class")
+    if config.batch_size * config.accumulate > data.counts["train"] >= config.batch_size:
+        message = f"train.accumulate: {config.accumulate} passes of {config.batch_size} are more than the"
+        raise InputError(
+            f"{message} {data.counts['train']} training images",
+            f"set it to {data.counts['train'] // config.batch_size}",
+        )
     if config.batch_size > data.counts["train"]:
         message = f"train.batch_size: {config.batch_size} is more than the {data.counts['train']} training images"
         raise InputError(message, f"set it to {data.counts['train']} or less")

@@ -11,6 +11,7 @@ from torch import nn
 
 from edge_demo.errors import InputError
 from stages.spec import TrainConfig
+from stages.train.muon import Muon
 
 Groups = list[dict[str, Any]]
 
@@ -27,20 +28,24 @@ OPTIMIZERS: dict[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = 
     "rmsprop": lambda groups, c: torch.optim.RMSprop(groups, lr=c.lr, momentum=c.momentum),
     "adagrad": lambda groups, c: torch.optim.Adagrad(groups, lr=c.lr),
     "adadelta": lambda groups, c: torch.optim.Adadelta(groups, lr=c.lr),
+    # foreach: a fused AdamW would be handed gradients still multiplied by the fp16 loss scale
+    "muon": lambda groups, c: Muon(_matrices_apart(groups), lr=c.lr, betas=(c.momentum, 0.99), foreach=True),
 }
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer, with weight decay on matrices and kernels only (not on biases and batch norm).
 
-    `weight_decay` is decoupled for adamw (Loshchilov and Hutter 2019, arXiv:1711.05101), an L2 penalty elsewhere.
+    `weight_decay` is decoupled for adamw and muon (Loshchilov and Hutter 2019, arXiv:1711.05101), an L2 penalty
+    elsewhere. muon moves the hidden layers; the last one and all vectors go by AdamW.
 
     Raises:
-        InputError: `momentum` set on an optimizer that has none, or 1 on one that averages with it.
+        InputError: `momentum` set on an optimizer that has none, or 1 on one that averages with it; muon for a network
+            without hidden layers.
     """
     if config.optimizer in MOMENTUM_FREE and config.momentum != TrainConfig.model_fields["momentum"].default:
         raise InputError(f"train.momentum: has no effect on {config.optimizer}", "leave it out")
-    if config.optimizer in ("adam", "adamw") and config.momentum == 1:
+    if config.optimizer in ("adam", "adamw", "muon") and config.momentum == 1:
         raise InputError(f"train.momentum: 1 is not below 1, as {config.optimizer} needs it", "0.9 is usual")
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -49,6 +54,16 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         {"params": others, "weight_decay": 0.0},
     ]
     return OPTIMIZERS[config.optimizer](groups, config)
+
+
+def _matrices_apart(groups: Groups) -> Groups:
+    """Splits the weights of the last layer off the others, which become Muon's."""
+    decayed, others = groups
+    *hidden, last = decayed["params"]
+    if not hidden:
+        hint = "with a single layer it would be adamw: set train.optimizer to that"
+        raise InputError("train.optimizer: muon moves hidden layers, and this network has none", hint)
+    return [{**decayed, "params": hidden, "matrix": True}, {**decayed, "params": [last]}, others]
 
 
 def lr_factor(schedule: str, step: int, total: int) -> float:

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from safetensors.torch import save
 from torch import Tensor
 
+from stages.generalization import judge
 from stages.graph import Preprocess
-from stages.models import build, macs, parameters
+from stages.models import build, macs, network, parameters
 from stages.spec import DataResult, Gate, OnStep, Step, TrainConfig, TrainResult, ignore
 from stages.tasks import TASKS
-from stages.train.checkpoint import FILE, Progress, load_checkpoint, plain, save_checkpoint, write_atomic
+from stages.train.average import average_of
+from stages.train.checkpoint import (
+    FILE,
+    Identity,
+    Progress,
+    differences,
+    load_checkpoint,
+    plain,
+    save_checkpoint,
+    write_atomic,
+)
 from stages.train.curves import write_csv, write_png
-from stages.train.device import choose_accelerator, choose_precision
-from stages.train.epoch import Learner, evaluate, train_epoch
-from stages.train.examples import Examples, check_config, load_examples
+from stages.train.device import check_compiler, choose_accelerator, choose_precision
+from stages.train.distributed import agree, for_many, is_first, local_device, reduce_sums
+from stages.train.epoch import Watch, evaluate, steps_of, train_epoch
+from stages.train.examples import Examples, balanced_weights, check_config, load_examples, streaming_notes
+from stages.train.learner import Learner
+from stages.train.memory import largest_batch
 from stages.train.optim import make_optimizer
+from stages.train.tracking import Log, tracked
+from stages.train.val_picture import draw_val
 
 # Fabric announces its precision on stderr; a stage prints nothing, and its result says it.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
+SAVE_EVERY_S = 60.0  # within an epoch; it decides only when a checkpoint is written, never what the outcome is
 TRAIN_SAMPLE = 10_000  # training frames whose metric is measured at the end
 
 
@@ -47,7 +65,8 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     Args:
         config: Settings.
         data: The data stage's result.
-        out_dir: Gets best.safetensors, curves.csv and curves.png; the checkpoint only until the end.
+        out_dir: Gets best.safetensors, curves.csv, curves.png, config.json and val.png, and what `track` names; the
+            checkpoint only until the end.
         on_step: Called after each epoch, and inside of one about ten times a second.
 
     Raises:
@@ -57,19 +76,31 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     check_config(config, data)
     accelerator = choose_accelerator(config)
     precision = choose_precision(config, accelerator)
+    if config.compile:
+        check_compiler(accelerator)
     notes = _choices(config, accelerator, precision)
     for note in notes:
         on_step(Step("train", note=note))
-    with _torch_settings(config):
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
-        train, val = (load_examples(data, split, fabric.device) for split in ("train", "val"))
-        learner = _learner(config, data, fabric)
+    with torch_settings(config):
+        fabric = make_fabric(accelerator, precision)
+        train, val = (load_examples(data, split, fabric.device, config.resident_mb) for split in ("train", "val"))
+        streamed = streaming_notes(train=train, val=val)
+        for note in streamed:
+            on_step(Step("train", note=note))
+        learner = make_learner(config, data, fabric)
         identity = _identity(config, data, accelerator, precision)
         progress, kept, resumed = _start(out_dir, identity, learner, on_step)
-        _fit(learner, train, val, progress, kept, out_dir, identity, on_step)
+        agree("the step to go on from", progress.step)
+        learner = _with_batch_size(learner, train, progress, on_step)
+        track = config.track if is_first() else ()
+        with tracked(config.model_copy(update={"track": track}), out_dir, progress.rows) as log:
+            _fit(learner, train, val, progress, kept, out_dir, identity, on_step, log)
+        learner = replace(learner, average=None)  # what was kept is the average already
         learner.core.load_state_dict(kept)
         val_metric = evaluate(learner, val).metric
-        train_metric = evaluate(learner, train.sample(TRAIN_SAMPLE, config.seed)).metric
+        seen = train.sample(TRAIN_SAMPLE, config.seed)
+        train_metric = evaluate(learner, seen).metric
+        drawn = draw_val(learner, data, val, out_dir) if is_first() else ""
         in_channels = learner.pre.scale.shape[1]
         cost = parameters(learner.core), macs(learner.core, in_channels, data.size_wh)
     metric = learner.device_task.metric
@@ -91,10 +122,18 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         cpu_seconds=progress.cpu_seconds,
         precision=precision,
         accelerator=accelerator,
+        batch_size=progress.pass_size,
+        accumulate=-(-learner.config.batch_size * config.accumulate // progress.pass_size),
+        recoveries=progress.recoveries,
         resumed_from_step=resumed,
-        notes=notes,
+        notes=(*notes, *streamed, *progress.notes),
         gates=_gates(config, metric, val_metric, len(val)),
+        val_png=drawn,
+        generalization=judge(config, metric, train_metric, len(seen), val_metric, len(val)),
     )
+    if not is_first():
+        return result
+    write_atomic(out_dir / result.config_json, config.model_dump_json(indent=1).encode())
     write_atomic(out_dir / result.weights, save(kept))
     write_csv(out_dir / result.curves_csv, progress.rows)
     write_png(out_dir / result.curves_png, progress.rows, metric, progress.kept_epoch)
@@ -109,11 +148,19 @@ def _choices(config: TrainConfig, accelerator: str, precision: str) -> tuple[str
     if config.precision == "auto":
         why = "the hardware multiplies bf16" if precision == "bf16-mixed" else "the hardware has no fast bf16"
         notes.append(f"trains in {precision}: {why}; measured in float32")
+    if config.model.activation == "auto" and (own := network(config.model.name).activation):
+        notes.append(f"the activation is {own}, the own one of {config.model.name}")
     return tuple(notes)
 
 
+def make_fabric(accelerator: str, precision: str) -> Fabric:
+    """Fabric for this process's device alone; what several processes share goes through `stages.train.distributed`."""
+    alone = LightningEnvironment()  # else Fabric reads the number of processes from torchrun's or SLURM's variables
+    return Fabric(accelerator=accelerator, devices=local_device(accelerator), precision=precision, plugins=alone)  # type: ignore[arg-type]
+
+
 @contextmanager
-def _torch_settings(config: TrainConfig) -> Iterator[None]:
+def torch_settings(config: TrainConfig) -> Iterator[None]:
     """Threads and seed for the time of the training; the caller's are put back."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
@@ -125,38 +172,58 @@ def _torch_settings(config: TrainConfig) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _learner(config: TrainConfig, data: DataResult, fabric: Fabric) -> Learner:
+def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric) -> Learner:
+    """A freshly initialized network with its optimizer, on the device."""
     pre = Preprocess(data.colour, data.mean, data.std).to(fabric.device)
     core = build(config.model, pre.scale.shape[1], data.size_wh, len(data.labels))
     core = core.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model, optimizer = fabric.setup(core, make_optimizer(core, config))
+    core = for_many(core, fabric.device)
+    network: Any = torch.compile(core) if config.compile else core
+    model, optimizer = fabric.setup(network, make_optimizer(core, config))
     post = TASKS[config.task].post().to(fabric.device)
-    return Learner(config, data.labels, fabric, core, model, optimizer, pre, post)
+    weights = balanced_weights(data, fabric.device) if config.class_weights == "balanced" else None
+    average = average_of(core, config.ema)
+    return Learner(config, data.labels, fabric, core, model, optimizer, pre, post, weights, average)
 
 
-def _identity(config: TrainConfig, data: DataResult, accelerator: str, precision: str) -> str:
-    """Digest of everything the final weights depend on."""
-    parts = {
-        "config": config.model_dump(mode="json"),
+def _with_batch_size(learner: Learner, train: Examples, progress: Progress, on_step: OnStep) -> Learner:
+    """Settles `batch_size = 0`, once per training: an interrupted one goes on with what was found then."""
+    config = learner.config
+    if not progress.pass_size:
+        progress.pass_size = config.batch_size or largest_batch(learner, train)
+        if not config.batch_size:
+            progress.batch_size = progress.pass_size
+            progress.notes.append(f"batches of {progress.batch_size}, the largest power of two that fits")
+            on_step(Step("train", note=progress.notes[-1]))
+    found = config.batch_size or progress.batch_size
+    return replace(learner, config=config.model_copy(update={"batch_size": found}))
+
+
+def _identity(config: TrainConfig, data: DataResult, accelerator: str, precision: str) -> dict[str, Any]:
+    """Everything the final weights depend on."""
+    return {
+        "train": config.model_dump(mode="json", exclude={"track", "resident_mb"}),
         "data": data.model_dump(mode="json", include={"labels", "size_wh", "colour", "mean", "std", "digests"}),
         "torch": torch.__version__,
-        "runs": [accelerator, precision],
+        "accelerator": accelerator,
+        "precision": precision,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _start(out_dir: Path, identity: str, learner: Learner, on_step: OnStep) -> tuple[Progress, dict[str, Tensor], int]:
+def _start(
+    out_dir: Path, identity: Identity, learner: Learner, on_step: OnStep
+) -> tuple[Progress, dict[str, Tensor], int]:
     """Progress, kept weights and step to go on from: those of a checkpoint, or of a fresh start."""
-    optimizer = learner.optimizer.optimizer
-    found = load_checkpoint(out_dir, identity, learner.core, optimizer)
-    if found is not None:
-        progress, kept = found
-        learner.fabric.strategy.precision.load_state_dict(progress.scaler)
+    changed = differences(out_dir, identity)
+    if changed is not None and not changed:
+        progress, kept = load_checkpoint(out_dir, learner)
         on_step(Step("train", note=f"goes on after epoch {progress.epoch}, step {progress.step}"))
         return progress, kept, progress.step
-    if (out_dir / FILE).is_file():
-        on_step(Step("train", note="starts over: the checkpoint is of other settings, data or libraries"))
-    return Progress(), plain(learner.core.state_dict()), 0
+    if changed:
+        more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+        why = f"{'; '.join(changed[:3])}{more}"
+        on_step(Step("train", note=f"starts over: the checkpoint is of another training ({why})"))
+    return Progress(), plain(learner.shipped.state_dict()), 0
 
 
 def _fit(
@@ -166,31 +233,44 @@ def _fit(
     progress: Progress,
     kept: dict[str, Tensor],
     out_dir: Path,
-    identity: str,
+    identity: Identity,
     on_step: OnStep,
+    log: Log,
 ) -> None:
     """Epochs until the last or the early stop; updates `progress` and `kept` in place."""
     config, metric = learner.config, learner.device_task.metric
-    steps = len(train) // config.batch_size
+    steps = steps_of(learner, train)
     total = steps * config.epochs
+
+    def tell(note: str) -> None:
+        on_step(Step("train", note=note))
+
     while progress.epoch < config.epochs and not _is_stale(config, progress):
         began, cpu_began = time.perf_counter(), time.process_time()
-        epoch, before = progress.epoch + 1, progress.step
+        epoch, before = progress.epoch + 1, progress.epoch * steps
+        saved = time.monotonic()
 
         def on_batch(done: int, values: dict[str, float], before: int = before, epoch: int = epoch) -> None:
             on_step(Step("train", before + done, total, {"epoch": epoch, **values}))
 
-        row = train_epoch(learner, train, epoch, total, on_batch)
+        def on_good(before: int = before) -> None:
+            nonlocal saved
+            if time.monotonic() - saved >= SAVE_EVERY_S:
+                progress.step = before + progress.index
+                save_checkpoint(out_dir, identity, progress, learner, kept)
+                saved = time.monotonic()
+
+        row = train_epoch(learner, train, progress, total, Watch(on_batch, tell, on_good))
         measured = evaluate(learner, val)
         progress.epoch, progress.step = epoch, before + steps
         if measured.metric > progress.best:
             progress.best, progress.best_epoch = measured.metric, epoch
         if measured.metric >= progress.best - measured.error:
             progress.kept_epoch = epoch
-            kept.update(plain(learner.core.state_dict()))
+            kept.update(plain(learner.shipped.state_dict()))
         seconds = time.perf_counter() - began
         progress.seconds += seconds
-        progress.cpu_seconds += time.process_time() - cpu_began
+        progress.cpu_seconds += reduce_sums(time.process_time() - cpu_began)[0]
         progress.rows.append(
             {
                 "epoch": epoch,
@@ -203,8 +283,8 @@ def _fit(
                 "images_per_s": row["images_per_s"],
             }
         )
-        progress.scaler = learner.fabric.strategy.precision.state_dict()
-        save_checkpoint(out_dir, identity, progress, learner.core, learner.optimizer.optimizer, kept)
+        save_checkpoint(out_dir, identity, progress, learner, kept)
+        log(progress.rows[-1])
         values = {key: value for key, value in row.items() if key != "lr"}
         on_step(Step("train", progress.step, total, {"epoch": epoch, **values, f"val_{metric}": measured.metric}))
 

@@ -25,6 +25,7 @@ from edge_demo.errors import Error, InputError
 from edge_demo.manifest import Resize
 from pipeline import report, report_format
 from pipeline.report_document import ReportDocument
+from stages.generalization import judge
 from stages.spec import (
     BenchResult,
     BenchRow,
@@ -39,6 +40,7 @@ from stages.spec import (
     QuantizeResult,
     ReportConfig,
     Step,
+    TrainConfig,
     TrainResult,
 )
 
@@ -290,7 +292,7 @@ def test_page_is_balanced_html_that_fetches_and_runs_nothing(run: Run) -> None:
 def test_svg_references_meet_ids_that_exist_once(run: Run) -> None:
     html, _, _ = run.report()
     page = Page(html)
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 5
     assert len(page.ids) == len(set(page.ids))
     wanted = {reference[1:] for reference in page.references if reference.startswith("#")}
     wanted |= set(re.findall(r"url\(#([^)]*)\)", html))
@@ -450,26 +452,25 @@ def test_warnings_come_before_every_table(run: Run) -> None:
     assert markdown.index("composed by the program") < markdown.index("|---")
 
 
-@pytest.mark.parametrize(
-    ("train", "val", "says"),
-    [
-        (0.999, 0.95, "Overfitting"),
-        (0.62, 0.61, "Underfitting"),
-        (0.991, 0.986, "No sign of over- or underfitting"),
-        (0.991, 0.993, "No sign of over- or underfitting"),
-    ],
-)
-def test_fit_is_said_in_words_with_the_numbers(run: Run, train: float, val: float, says: str) -> None:
-    _, _, facts = run.but(train={"train": train, "val": val}).report()
-    assert facts["fit"].startswith(says)
-    assert f"{100 * train:.2f} % on training against {100 * val:.1f} % on validation (n = 500)" in facts["fit"]
+def test_fit_is_what_the_training_judged(run: Run) -> None:
+    judged = judge(TrainConfig(), "accuracy", 0.999, 4500, 0.95, 500)
+    _, _, facts = run.but(train={"generalization": judged}).report()
+    assert facts["fit"].startswith(judged.sentence)
+    _, _, facts = run.report()
+    assert facts["fit"].startswith("Training against validation was not judged.")
 
 
-def test_small_gap_on_a_small_val_is_not_called_overfitting(run: Run) -> None:
-    """3 points at n = 50 is within the sampling error (Wilson half-width about 8 points at 90 %)."""
-    counts = {"train": 450, "val": 50, "test": run.data.counts["test"]}
-    _, _, facts = run.but(data={"counts": counts}, train={"train": 0.93, "val": 0.9}).report()
-    assert facts["fit"].startswith("No sign")
+def test_reliability_is_of_the_predictions(run: Run) -> None:
+    """Mean score and share right by numpy; the chart has a point per bin, and the sentence is in both pages."""
+    html, markdown, facts = run.report()
+    with np.load(run.evaluate.folder / "predictions.npz") as saved:
+        score, right = saved["score"].astype(float), saved["truth"] == saved["answer"]
+    found = facts["reliability"]
+    assert found["n"] == len(right)
+    assert found["excess"] == pytest.approx(score.mean() - right.mean())
+    assert sum(part["n"] for part in found["bins"]) == len(right)
+    assert "share right over the score" in html
+    assert f"{100 * found['ece']:.1f} points" in markdown
 
 
 def test_test_below_validation_beyond_both_errors_is_said(run: Run) -> None:

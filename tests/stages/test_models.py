@@ -123,7 +123,7 @@ def test_any_size_goes_through(name: str, size_wh: tuple[int, int], channels: in
     assert embedding.shape[0] == n
     assert embedding.ndim == 2
     torch.testing.assert_close(logits, model.head(embedding))
-    assert parameters(model) == sum(p.numel() for p in model.parameters())
+    assert parameters(model) == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -163,6 +163,8 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     model = build(ModelConfig(name=name, depth=2 if name in WITH_DIALS else 1), 3, (16, 13), 4).train()
     F.cross_entropy(model(torch.randn(8, 3, 13, 16))[0], torch.tensor([0, 0, 0, 1, 1, 2, 3, 3])).backward()
     for weight_name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         assert parameter.grad is not None, weight_name
         assert parameter.grad.abs().sum() > 0, weight_name
 
@@ -180,6 +182,8 @@ def test_gradients_reach_every_parameter(name: str) -> None:
         (ModelConfig(name="mobile"), (7, 7), "7x7 is too small for mobile; use 8 or more"),
         (ModelConfig(name="perceptron", depth=2), (28, 28), "train.model.depth: has no effect on perceptron"),
         (ModelConfig(name="perceptron", width=8), (28, 28), "train.model.width: has no effect on perceptron"),
+        (ModelConfig(name="mlp", last_side=4), (28, 28), "train.model.last_side: has no effect on mlp"),
+        (ModelConfig(name="convnet", last_side=4), (28, 28), "train.model.last_side: has no effect on convnet"),
         (ModelConfig(name="perceptron", activation="relu"), (28, 28), "train.model.activation: has no effect on"),
     ],
 )

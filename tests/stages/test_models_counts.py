@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edge_demo.errors import InputError
 from stages.models import MODELS, build, macs, parameters, receptive_field
 from stages.models.cards import Card, card
-from stages.models.layers import ACTIVATIONS
+from stages.models.layers import ACTIVATIONS, PooledConv
 from stages.models.mobile import InvertedResidual
 from stages.spec import ModelConfig
 
@@ -54,9 +54,26 @@ def test_fast_counts_by_hand() -> None:
     """Width 1, depth 1, 16x16 gray, 3 labels: stem and one convolution at 8x8 with 2 channels, two at 4x4 with 4."""
     model = network("fast", 1, (16, 16), 3, width=1)
     at_8, at_4 = (36 * 2, 9 * 2 * 2), (9 * 2 * 4, 9 * 4 * 4)
-    norms = 2 * (2 + 2 + 4 + 4)
+    norms = 2 * (2 + 4 + 4) + 2  # the norm after the pool has no scale to learn
     assert parameters(model) == sum(at_8) + sum(at_4) + norms + (4 * 3 + 3)
     assert macs(model, 1, (16, 16)) == 64 * sum(at_8) + 16 * sum(at_4) + 4 * 3
+
+
+def test_a_smaller_last_side_is_a_stage_more() -> None:
+    """Width 1, depth 1, 16x16 gray, 3 labels: as above, and two convolutions at 2x2 with 8 channels."""
+    two = network("fast", 1, (16, 16), 3, width=1)
+    three = network("fast", 1, (16, 16), 3, width=1, last_side=2)
+    added = 9 * 4 * 8 + 9 * 8 * 8
+    norms_and_head = 2 * (8 + 8) - 4 + (8 - 4) * 3  # the norm that is pooled now loses its scale
+    assert parameters(three) - parameters(two) == added + norms_and_head
+    assert macs(three, 1, (16, 16)) - macs(two, 1, (16, 16)) == 4 * added + (8 - 4) * 3
+
+
+@pytest.mark.parametrize("name", ["fast", "resnet", "mobile"])
+@pytest.mark.parametrize("size_wh", [(150, 8), (8, 150), (9, 8)])
+def test_stages_end_where_the_shorter_side_is_used_up(name: str, size_wh: tuple[int, int]) -> None:
+    model = network(name, 1, size_wh, 3, width=1, last_side=1).eval()
+    assert model(torch.zeros(1, 1, size_wh[1], size_wh[0]))[0].shape == (1, 3)
 
 
 def test_mobile_counts_by_hand() -> None:
@@ -98,11 +115,47 @@ def test_mlp_computes_what_its_layers_say() -> None:
 
 def test_fast_sees_every_pixel_at_half_the_side() -> None:
     """The stem is a 3x3 convolution of the space-to-depth picture."""
-    stem = network("fast", 3).stem[0]
+    stem = network("fast", 3).body.stem[0]
     batch = torch.randn(2, 3, 28, 28)
     weight = stem.weight.unflatten(2, (3, 2)).unflatten(4, (3, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
     expected = F.conv2d(F.pixel_unshuffle(batch, 2), weight, padding=1)
     torch.testing.assert_close(stem(batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def pooled_conv(act: str) -> PooledConv:
+    """From 3 to 4 channels, with a norm that has seen something."""
+    torch.manual_seed(0)
+    layer = PooledConv(3, 4, ACTIVATIONS[act])
+    norm = layer.layers[1]
+    for value in (norm.bias, norm.running_mean):
+        nn.init.normal_(value)
+    nn.init.uniform_(norm.running_var, 0.1, 9)
+    return layer
+
+
+@given(size_wh=st.tuples(st.integers(2, 9), st.integers(2, 9)), act=st.sampled_from(sorted(ACTIVATIONS)))
+@settings(deadline=None, max_examples=15)
+def test_pooling_first_is_pooling_last(size_wh: tuple[int, int], act: str) -> None:
+    """What ships computes what was trained: with the same statistics, in the order of the training."""
+    layer = pooled_conv(act).eval()
+    x = torch.randn(2, 3, size_wh[1], size_wh[0])
+    conv, norm, activation = layer.layers
+    pooled = F.max_pool2d(conv(x), 2)
+    in_order = activation(F.batch_norm(pooled, norm.running_mean, norm.running_var, None, norm.bias))
+    torch.testing.assert_close(layer(x), in_order, rtol=1e-4, atol=1e-5)
+    assert layer(x).shape == (2, 4, size_wh[1] // 2, size_wh[0] // 2)
+
+
+def test_training_normalizes_what_was_pooled() -> None:
+    layer = pooled_conv("relu").train()
+    x = torch.randn(8, 3, 6, 6)
+    conv, norm, _ = layer.layers
+    pooled = F.max_pool2d(conv(x), 2)
+    centred = (pooled - pooled.mean((0, 2, 3), keepdim=True)) / pooled.std((0, 2, 3), keepdim=True, correction=0)
+    torch.testing.assert_close(layer(x), F.relu(centred + norm.bias.view(1, -1, 1, 1)), rtol=1e-3, atol=1e-4)
+    layer(x).sum().backward()
+    assert norm.weight.grad is None
+    assert torch.equal(norm.weight, torch.ones(4))
 
 
 def test_an_inverted_residual_computes_what_the_paper_says() -> None:
@@ -132,7 +185,7 @@ def probed(model: nn.Module, size: int) -> int:
     Max pooling and activations become linear, so that no path is closed; side branches stay.
     """
     features: list[Tensor] = []
-    pool = model.features[-1] if hasattr(model, "features") else model.pool
+    pool = model.body[-1]
     handle = pool.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
     kinds = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.BatchNorm2d)
     for module in list(model.modules()):
@@ -197,7 +250,7 @@ def test_perceptron_starts_with_the_loss_of_guessing() -> None:
 def test_mlp_starts_as_he_says() -> None:
     """Kaiming normal, fan in: standard deviation sqrt(2 / 784) in the first layer; the signal keeps its size."""
     model = network("mlp", width=256, depth=4).eval()
-    linear = [module for module in model.hidden.modules() if isinstance(module, nn.Linear)]
+    linear = [module for module in model.body.modules() if isinstance(module, nn.Linear)]
     assert linear[0].weight.std().item() == pytest.approx(math.sqrt(2 / 784), rel=0.02)
     assert linear[3].weight.std().item() == pytest.approx(math.sqrt(2 / 256), rel=0.02)
     assert not any(module.bias.any() for module in linear)
@@ -233,6 +286,7 @@ def test_the_chosen_activation_is_the_only_one(name: str, activation: str) -> No
     kinds = {type(ACTIVATIONS[known]()) for known in ACTIVATIONS}
     wanted = OWN[name] if activation == "auto" else type(ACTIVATIONS[activation]())
     assert {type(module) for module in model.modules()} & kinds == {wanted}
+    assert type(ACTIVATIONS[MODELS[name].activation]()) is OWN[name]
 
 
 def test_the_activation_changes_no_weight() -> None:
@@ -260,7 +314,7 @@ def test_cards_say_what_is_true(name: str) -> None:
     assert shown.int8
     for cost in shown.costs:
         model = build(ModelConfig(name=name), cost.in_channels, cost.size_wh, 10)
-        assert cost.parameters == sum(p.numel() for p in model.parameters())
+        assert cost.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert cost.macs > 0
     assert json.loads(json.dumps(asdict(shown)))["name"] == name
 
@@ -272,8 +326,9 @@ def test_cards_list_the_dials_that_are_taken() -> None:
 
     assert dials("perceptron") == ("dropout",)
     assert dials("convnet") == ("activation", "dropout")
-    for name in ("mlp", "fast", "resnet", "mobile"):
-        assert dials(name) == ("depth", "width", "activation", "dropout")
+    assert dials("mlp") == ("depth", "width", "activation", "dropout")
+    for name in ("fast", "resnet", "mobile"):
+        assert dials(name) == ("depth", "width", "activation", "dropout", "last_side")
 
 
 def test_a_card_of_nothing() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +15,35 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from edge_demo.errors import Error
 from stages import train
 from stages.arrays import load_frames, load_truth
 from stages.spec import AugmentConfig, DataResult, ModelConfig, Step, TrainConfig
-from stages.train import stage
+from stages.train import epoch, stage
 from stages.train.checkpoint import FILE
 from stages.train.optim import OPTIMIZERS
 
 EPOCHS = 3
-TRAIN, VAL, BATCH = 300, 100, 50
+TRAIN, VAL, BATCH = 120, 40, 20
 STEPS = TRAIN // BATCH  # per epoch
+GOOD_EVERY = 2
 
-# Kills itself, as SIGKILL leaves no time to clean up, right before optimizer step number KILL_AT (from 1).
+# Kills itself, as SIGKILL leaves no time to clean up, right before the optimizer step number KILL_AT of this process
+# (from 1). Good states come often and are all written; step BAD of the training has no finite loss.
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
+import torch
 from stages import train
-from stages.arrays import load_frames, load_truth
 from stages.spec import DataResult, TrainConfig
-from stages.train import epoch
+from stages.train import epoch, stage
 
 data = DataResult.model_validate_json(Path(sys.argv[1]).read_text()).model_copy(update={"folder": Path(sys.argv[2])})
 config = TrainConfig.model_validate_json(Path(sys.argv[3]).read_text())
-kill_at, steps, step_once = int(sys.argv[5]), 0, epoch.train_step
+kill_at, steps, step_once, add = int(sys.argv[5]), 0, epoch.train_step, epoch.Running.add
+epoch.GOOD_EVERY, stage.SAVE_EVERY_S = int(sys.argv[6]), 0.0
 
 def counted(*args):
     global steps
@@ -46,7 +52,10 @@ def counted(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     return step_once(*args)
 
-epoch.train_step = counted
+def bad(self, index, items, loss, hits):
+    add(self, index, items, loss * torch.nan if index == int(sys.argv[7]) else loss, hits)
+
+epoch.train_step, epoch.Running.add, stage.draw_val = counted, bad, lambda *_: ""
 train.run(config, data, out_dir=Path(sys.argv[4]))
 """
 
@@ -71,7 +80,7 @@ def settings(**changes: Any) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def few(small_data: DataResult, tmp_path_factory: pytest.TempPathFactory) -> DataResult:
-    """A quarter of the small data: what matters here are equal bits, not accuracy."""
+    """A tenth of the small data: what matters here are equal bits, not accuracy."""
     folder = tmp_path_factory.mktemp("few")
     for split, n in (("train", TRAIN), ("val", VAL)):
         np.save(folder / f"{split}.frames.npy", load_frames(small_data, split)[:n])
@@ -81,12 +90,33 @@ def few(small_data: DataResult, tmp_path_factory: pytest.TempPathFactory) -> Dat
 
 @pytest.fixture(autouse=True)
 def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves takes longer than these trainings."""
+    """Drawing takes longer than these trainings."""
     monkeypatch.setattr(stage, "write_png", lambda *_: None)
+    monkeypatch.setattr(stage, "draw_val", lambda *_: "")
 
 
 def weights(folder: Path) -> bytes:
     return (folder / "best.safetensors").read_bytes()
+
+
+def curves(folder: Path) -> list[dict[str, str]]:
+    """The rows without what depends on speed."""
+    with (folder / "curves.csv").open(encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in csv.DictReader(file)]
+
+
+def stop_after(steps: int) -> Callable[..., Any]:
+    """A `train_step` that ends the program before step `steps` + 1."""
+    real, calls = epoch.train_step, 0
+
+    def fake(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > steps:
+            raise InterruptError
+        return real(*args)
+
+    return fake
 
 
 def interrupted(config: TrainConfig, data: DataResult, folder: Path, after_epoch: int = 1) -> None:
@@ -99,41 +129,75 @@ def interrupted(config: TrainConfig, data: DataResult, folder: Path, after_epoch
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-@pytest.mark.parametrize("kill_at", [STEPS // 2, 2 * STEPS + 5], ids=["first epoch", "last epoch"])
-def test_killed_and_resumed(few: DataResult, tmp_path: Path, kill_at: int) -> None:
-    config, folder = settings(), tmp_path / "killed"
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adamw", "ema": 0.8, "schedule": "cosine"},
+        {"optimizer": "muon", "clip_norm": 1.0, "accumulate": 2, "batch_size": BATCH // 2, "l1": 1e-4},
+    ],
+    ids=["adamw", "muon"],
+)
+def test_killed_again_and_again(
+    few: DataResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """At steps drawn at random, with one bad step in each epoch that has to be recovered from."""
+    config, folder = settings(**changes), tmp_path / "killed"
+    bad = 3
     (tmp_path / "data.json").write_text(few.model_dump_json())
     (tmp_path / "config.json").write_text(config.model_dump_json())
-    arguments = [tmp_path / "data.json", few.folder, tmp_path / "config.json", folder, kill_at]
-    done = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (folder / "best.safetensors").exists()
+    for kill_at in np.random.default_rng().integers(2, STEPS + 3, 2).tolist():
+        files = [tmp_path / "data.json", few.folder, tmp_path / "config.json", folder]
+        arguments = [*map(str, files), str(kill_at), str(GOOD_EVERY), str(bad)]
+        done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not (folder / "best.safetensors").exists()
 
+    real = epoch.Running.add
+
+    def add(self: Any, index: int, items: int, loss: Tensor, hits: Tensor) -> None:
+        real(self, index, items, loss * torch.nan if index == bad else loss, hits)
+
+    monkeypatch.setattr(epoch.Running, "add", add)
+    monkeypatch.setattr(epoch, "GOOD_EVERY", GOOD_EVERY)
     resumed = train.run(config, few, out_dir=folder)
     whole = train.run(config, few, out_dir=tmp_path / "whole")
-    assert resumed.resumed_from_step == (kill_at - 1) // STEPS * STEPS
     assert whole.resumed_from_step == 0
-    assert weights(folder) == weights(tmp_path / "whole")
-    same = {"val", "train", "best_epoch", "epochs", "gates"}
+    assert weights(folder) == weights(tmp_path / "whole"), f"killed at {kill_at}"
+    assert whole.recoveries == EPOCHS
+    same = {"val", "train", "best_epoch", "epochs", "gates", "recoveries", "notes"}
     assert resumed.model_dump(include=same) == whole.model_dump(include=same)
     assert not (folder / FILE).parent.exists()
 
 
-@pytest.mark.parametrize(
-    "model", [ModelConfig(width=4), ModelConfig(name="convnet", dropout=0.5)], ids=lambda m: m.name
-)
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-def test_every_optimizer_trains_and_resumes(
-    few: DataResult, tmp_path: Path, optimizer: str, model: ModelConfig
+def test_every_optimizer_resumes_within_an_epoch(
+    few: DataResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    """Two epochs, stopped after the first; momentum, averages and step counts all have to come back."""
-    config = settings(epochs=2, optimizer=optimizer, model=model, weight_decay=1e-4)
-    interrupted(config, few, tmp_path / "a")
-    resumed = train.run(config, few, out_dir=tmp_path / "a")
+    """Momentum, averages and step counts all have to come back, and with them the rows of the curves."""
+    config = settings(epochs=2, optimizer=optimizer, weight_decay=1e-4, ema=0.9)
+    monkeypatch.setattr(epoch, "GOOD_EVERY", GOOD_EVERY)
+    monkeypatch.setattr(stage, "SAVE_EVERY_S", 0.0)
     whole = train.run(config, few, out_dir=tmp_path / "b")
-    assert resumed.resumed_from_step == STEPS
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch, "train_step", stop_after(STEPS + 5))
+        with pytest.raises(InterruptError):
+            train.run(config, few, out_dir=tmp_path / "a")
+    resumed = train.run(config, few, out_dir=tmp_path / "a")
+    assert resumed.resumed_from_step == STEPS + 4
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert curves(tmp_path / "a") == curves(tmp_path / "b")
     assert whole.epochs == 2
+
+
+def test_a_long_epoch_is_saved_now_and_then(few: DataResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before a minute, here: only the end of the epoch is written."""
+    monkeypatch.setattr(epoch, "GOOD_EVERY", GOOD_EVERY)
+    monkeypatch.setattr(epoch, "train_step", stop_after(STEPS + 5))
+    with pytest.raises(InterruptError):
+        train.run(settings(), few, out_dir=tmp_path)
+    with safe_open(tmp_path / FILE, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+    assert (progress["epoch"], progress["index"], progress["step"]) == (1, 0, STEPS)
 
 
 def test_bf16_resumes_too(few: DataResult, tmp_path: Path) -> None:

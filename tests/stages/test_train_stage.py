@@ -72,8 +72,19 @@ def test_kept_epoch_is_the_latest_within_one_standard_error(
 
 def test_what_it_leaves(watched: tuple[TrainResult, list[Step]]) -> None:
     result, _ = watched
-    assert sorted(p.name for p in result.folder.iterdir()) == ["best.safetensors", "curves.csv", "curves.png"]
-    assert (result.folder / result.curves_png).read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in result.folder.iterdir()) == [
+        "best.safetensors",
+        "config.json",
+        "curves.csv",
+        "curves.png",
+        "val.png",
+    ]
+    for picture in (result.curves_png, result.val_png):
+        assert (result.folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert TrainConfig.model_validate_json((result.folder / result.config_json).read_text()).epochs == 5
+    assert result.generalization is not None
+    assert (result.generalization.n_train, result.generalization.n_val) == (1200, 200)
+    assert result.generalization.gap == pytest.approx(result.train - result.val)
     rows = rows_of(result)
     assert list(rows[0]) == [
         "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "images_per_s",
@@ -142,7 +153,8 @@ def test_min_accuracy_is_a_gate(small_data: DataResult, tmp_path: Path) -> None:
 
 def test_divergence_names_the_step(small_data: DataResult, tmp_path: Path) -> None:
     config = settings(model=ModelConfig(name="convnet"), optimizer="sgd", lr=1e6)
-    with pytest.raises(Error, match=r"training diverged: the loss is (nan|inf) in step \d+; set train.lr below 1e\+06"):
+    message = r"training diverged: the loss is (nan|inf) in step \d+, after 3 recoveries; set train.lr below 1e\+06"
+    with pytest.raises(Error, match=message):
         train.run(config, small_data, out_dir=tmp_path)
     assert not (tmp_path / "best.safetensors").exists()
 

@@ -1,0 +1,74 @@
+"""`pipeline init`: looks at a folder of data and writes a commented config for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_demo.errors import InputError
+from pipeline.options import Debug
+
+TEXT = """# Written by `pipeline init` for {path}: {found}.
+# Look at it with `pipeline data check {out}`, then type `pipeline all {out}`.
+name = {name}
+
+[data]
+name = {layout}  # {found}
+path = {path}
+{task}# The network's frame: larger sees smaller things and takes longer, in proportion to its area.
+size_wh = [{width}, {height}]
+# What the network sees: "rgb", or "gray" when colour says nothing.
+colour = {colour}
+# Share of the training pictures cut off, where the set brings no such split itself.
+val_fraction = 0.1
+test_fraction = 0.1
+{strict}
+[data.resize]
+# letterbox keeps the shape of things and pads; stretch uses every pixel.
+mode = {mode}
+
+[train]
+task = {trained}
+"""
+
+
+def init(
+    data: Annotated[Path, typer.Option("--data", metavar="PATH", help="The folder of your data.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.toml", help="The file to write.")] = Path("pipeline.toml"),
+    task: Annotated[str, typer.Option(help="classify, detect or segment; default: what the folder has.")] = "auto",
+    debug: Debug = False,
+) -> None:
+    """Look at a folder of data and write a commented config for it."""
+    from stages.data.recognize import recognize
+
+    found = recognize(data, task)
+    if out.exists():
+        raise InputError(f"{out}: is there already", "type --out with another name, or remove it")
+    annotated = found.task != "classify"
+    text = TEXT.format(
+        path=quoted(str(found.path)),
+        out=out,
+        name=quoted(found.path.name),
+        layout=quoted(found.name),
+        found=found.sentence,
+        task=f"task = {quoted(found.task)}\n" if annotated else "",
+        width=found.size_wh[0],
+        height=found.size_wh[1],
+        colour=quoted(found.colour),
+        strict="# true: stop at any trouble in the annotations, instead of counting it and going on.\nstrict = false\n"
+        if annotated
+        else "",
+        mode=quoted("letterbox"),
+        trained=quoted(found.task),
+    )
+    out.write_text(text, encoding="utf-8")
+    typer.echo(f"{out}: {found.sentence}; next: pipeline data check {out}")
+
+
+def quoted(text: str) -> str:
+    """A TOML basic string. JSON's escapes are all TOML's, too, except for the delete character."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
