@@ -183,6 +183,9 @@ class ModelConfig(BaseModel):
     dropout: Fraction = 0.0
     last_side: Positive = 8
     """Stages, each with twice the channels, halve the picture until its longer side is at most this."""
+    pool_stem: bool = False
+    """The stem takes the place of the first stage and pools: no other convolution sees half the side, where most of
+    the computation is."""
 
 
 class AugmentConfig(BaseModel):
@@ -251,7 +254,7 @@ class TrainConfig(BaseModel):
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Gradients are scaled down to at most this norm over all weights together; 0: never."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay per step of a moving average of the weights, e.g. 0.99; the average is what is measured and kept; 0: none."""
+    """Decay per step of a moving average of the weights, e.g. 0.99; the average is what is measured and kept."""
     schedule: Literal["constant", "one-cycle", "cosine", "step"] = "one-cycle"
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     """binary: a yes or no for each class on its own (one-vs-all)."""

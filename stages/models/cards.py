@@ -18,7 +18,14 @@ INT8_ACTIVATIONS = (
 
 EXAMPLES = ((1, (28, 28)), (3, (32, 32)))  # channels and size_wh of MNIST and of CIFAR-10
 LABELS = 10
-DIALS: dict[str, object] = {"depth": 2, "width": 8, "activation": "silu", "dropout": 0.5, "last_side": 4}
+DIALS: dict[str, object] = {
+    "depth": 2,
+    "width": 8,
+    "activation": "silu",
+    "dropout": 0.5,
+    "last_side": 4,
+    "pool_stem": True,
+}
 """Every dial with a value that is not its default."""
 
 

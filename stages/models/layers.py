@@ -53,7 +53,7 @@ def halved_up(side: int) -> int:
 
 
 class PooledConv(nn.Module):
-    """3x3 convolution, 2x2 max pool, batch norm and activation: the last two on a quarter of the values.
+    """Convolution, 2x2 max pool, batch norm and activation: the last two on a quarter of the values.
 
     The scale of the norm stays 1, so its result grows with its input, and the largest of four values is the same before
     the norm and after it. In evaluation mode the pool therefore comes after the norm, which export folds into the
@@ -61,15 +61,15 @@ class PooledConv(nn.Module):
     Source of the order in training: Jordan 2024, arXiv:2404.00498.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, act: Act) -> None:
+    def __init__(self, in_channels: int, out_channels: int, act: Act, kernel: int = 3, stride: int = 1) -> None:
         super().__init__()
-        self.layers = nn.Sequential(conv_norm(in_channels, out_channels, 3) | {"act": act()})
+        self.layers = nn.Sequential(conv_norm(in_channels, out_channels, kernel, stride) | {"act": act()})
         self.layers.get_parameter("norm.weight").requires_grad_(False)
         self.pool = nn.MaxPool2d(2)
         self.act_grows = isinstance(self.layers[-1], nn.ReLU | nn.ReLU6)  # silu and hardswish fall before they rise
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, h, w) -> (N, out_channels, h / 2, w / 2), rounded down."""
+        """(N, in_channels, h, w) -> half the convolution's sides, rounded down: (N, out_channels, h / 2, w / 2)."""
         conv, norm, act = self.layers
         if self.training:
             out: Tensor = act(norm(self.pool(conv(x))))
@@ -119,4 +119,4 @@ def refuse_dials(config: ModelConfig, *dials: str) -> None:
     """Raises InputError for a dial that is set although the network does not have it."""
     for dial in dials:
         if getattr(config, dial) != ModelConfig.model_fields[dial].default:
-            raise InputError(f"train.model.{dial}: has no effect on {config.name}", "leave it out, or choose resnet")
+            raise InputError(f"train.model.{dial}: has no effect on {config.name}", "leave it out, or choose fast")

@@ -7,7 +7,16 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from stages.models.classifier import Classifier
-from stages.models.layers import Act, activation, conv_norm, halved_up, he_normal, refuse_small, stage_channels
+from stages.models.layers import (
+    Act,
+    activation,
+    conv_norm,
+    halved_up,
+    he_normal,
+    refuse_dials,
+    refuse_small,
+    stage_channels,
+)
 from stages.spec import ModelConfig
 
 EXPANSION = 6  # channels inside of a block, per channel that enters it
@@ -45,8 +54,9 @@ def mobile(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     that add. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: a side below 8 pixels.
+        InputError: `pool_stem` set, or a side below 8 pixels.
     """
+    refuse_dials(config, "pool_stem")
     refuse_small(config.name, size_wh)
     act, width = activation(config, own="relu6"), config.width
     channels = stage_channels(config, width, size_wh, halved_up)

@@ -184,6 +184,8 @@ def test_gradients_reach_every_parameter(name: str) -> None:
         (ModelConfig(name="perceptron", width=8), (28, 28), "train.model.width: has no effect on perceptron"),
         (ModelConfig(name="mlp", last_side=4), (28, 28), "train.model.last_side: has no effect on mlp"),
         (ModelConfig(name="convnet", last_side=4), (28, 28), "train.model.last_side: has no effect on convnet"),
+        (ModelConfig(name="resnet", pool_stem=True), (28, 28), "train.model.pool_stem: has no effect on resnet"),
+        (ModelConfig(name="mlp", pool_stem=True), (28, 28), "train.model.pool_stem: has no effect on mlp"),
         (ModelConfig(name="perceptron", activation="relu"), (28, 28), "train.model.activation: has no effect on"),
     ],
 )

@@ -59,6 +59,15 @@ def test_fast_counts_by_hand() -> None:
     assert macs(model, 1, (16, 16)) == 64 * sum(at_8) + 16 * sum(at_4) + 4 * 3
 
 
+def test_a_stem_that_pools_is_all_of_the_first_stage() -> None:
+    """Width 1, depth 1, 16x16 gray, 3 labels: stem at 8x8 with 2 channels, two convolutions at 4x4 with 4."""
+    model = network("fast", 1, (16, 16), 3, width=1, pool_stem=True)
+    at_8, at_4 = 36 * 2, (9 * 2 * 4, 9 * 4 * 4)
+    norms = 2 * (4 + 4) + 2  # the norm after the pool has no scale to learn
+    assert parameters(model) == at_8 + sum(at_4) + norms + (4 * 3 + 3)
+    assert macs(model, 1, (16, 16)) == 64 * at_8 + 16 * sum(at_4) + 4 * 3
+
+
 def test_a_smaller_last_side_is_a_stage_more() -> None:
     """Width 1, depth 1, 16x16 gray, 3 labels: as above, and two convolutions at 2x2 with 8 channels."""
     two = network("fast", 1, (16, 16), 3, width=1)
@@ -225,6 +234,7 @@ def test_receptive_fields_by_hand() -> None:
     """Layer by layer, r + (k - 1) j."""
     assert receptive_field(network("convnet"), 1, (28, 28)) == 1 + 2 + 1 + 2 * 2 + 1 * 2
     assert receptive_field(network("fast"), 1, (28, 28)) == 6 + 2 * 2 + 1 * 2 + 2 * (2 * 4)
+    assert receptive_field(network("fast", pool_stem=True), 1, (28, 28)) == 6 + 1 * 2 + 2 * (2 * 4)
     assert receptive_field(network("resnet"), 1, (28, 28)) == 6 + 2 * (2 * 2) + 1 * 2 + 2 * (2 * 4)
     assert receptive_field(network("mobile"), 1, (28, 28)) == 3 + 3 * (2 * 2) + 2 * 4
     assert receptive_field(network("mlp", size_wh=(9, 5)), 1, (9, 5)) == 9, "no convolution: the whole picture"
@@ -328,7 +338,8 @@ def test_cards_list_the_dials_that_are_taken() -> None:
     assert dials("convnet") == ("activation", "dropout")
     assert dials("mlp") == ("depth", "width", "activation", "dropout")
     for name in ("fast", "resnet", "mobile"):
-        assert dials(name) == ("depth", "width", "activation", "dropout", "last_side")
+        own = ("pool_stem",) if name == "fast" else ()
+        assert dials(name) == ("depth", "width", "activation", "dropout", "last_side", *own)
 
 
 def test_a_card_of_nothing() -> None:
