@@ -13,27 +13,23 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import common
 
 
-def measure(preset: str, seed: int, env: Mapping[str, str]) -> dict[str, Any]:
+def typed(preset: str, seed: int, sets: Sequence[str]) -> list[str]:
+    """The arguments behind `pipeline all` or `pipeline train`."""
+    keys = (*sets, f"train.seed={seed}", f"data.seed={seed}")
+    return ["--preset", preset, "--run", "run", *(word for key in keys for word in ("--set", key))]
+
+
+def measure(preset: str, seed: int, sets: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
     """One seed: what run.json says, and the times of the process as a whole."""
     with tempfile.TemporaryDirectory() as folder:
-        command = (
-            "all",
-            "--preset",
-            preset,
-            "--run",
-            "run",
-            "--set",
-            f"train.seed={seed}",
-            "--set",
-            f"data.seed={seed}",
-        )
+        command = ["all", *typed(preset, seed, sets)]
         first = common.pipeline(*command, env=env, cwd=Path(folder))
         document = read_run(Path(folder))
         cached = [common.pipeline(*command, env=env, cwd=Path(folder)) for _ in range(2)]
@@ -62,12 +58,11 @@ def measure(preset: str, seed: int, env: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def measure_training(preset: str, seed: int, env: Mapping[str, str]) -> dict[str, Any]:
+def measure_training(preset: str, seed: int, sets: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
     """One seed of the training alone: what the stage says, and the test metric of the weights it kept."""
     began = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        sets = ("--set", f"train.seed={seed}", "--set", f"data.seed={seed}")
-        common.pipeline("train", "--preset", preset, "--run", "run", *sets, env=env, cwd=Path(folder))
+        common.pipeline("train", *typed(preset, seed, sets), env=env, cwd=Path(folder))
         stages = {stage["name"]: stage["result"] for stage in read_run(Path(folder))["stages"]}
         scored = common.run([sys.executable, __file__, "--score", str(Path(folder) / "run")], env=env)
     names = ("cpu_seconds", "seconds", "val", "train", "epochs", "best_epoch", "parameters", "precision", "metric")
@@ -171,16 +166,17 @@ def main(default_presets: tuple[str, ...] = ("mnist", "fashion", "keras-convnet"
     parser.add_argument("presets", nargs="*", default=list(default_presets))
     parser.add_argument("--seeds", type=int, default=default_seeds, help="seeds 0 to K - 1")
     parser.add_argument("--until", choices=["all", "train"], default="all", help="train: no later stage")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=v", dest="sets", help="for every preset")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.score:
         score(options.score)
         return
     document, env, tables = common.begin("presets"), common.environment(options.data), []
-    document["presets"] = {}
+    document |= {"sets": options.sets, "presets": {}}
     for preset in options.presets:
         one = measure if options.until == "all" else measure_training
-        seeds = [one(preset, seed, env) for seed in range(options.seeds)]
+        seeds = [one(preset, seed, options.sets, env) for seed in range(options.seeds)]
         document["presets"][preset] = seeds
         if options.until == "all":
             tables += [accuracy_table(preset, seeds), cost_table(preset, seeds)]
