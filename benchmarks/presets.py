@@ -67,7 +67,10 @@ def measure_training(preset: str, seed: int, sets: Sequence[str], env: Mapping[s
         scored = common.run([sys.executable, __file__, "--score", str(Path(folder) / "run")], env=env)
     names = ("cpu_seconds", "seconds", "val", "train", "epochs", "best_epoch", "parameters", "precision", "metric")
     load = [round(began, 2), round(os.getloadavg()[0], 2)]
-    return {"seed": seed, "load_average": load, **json.loads(scored.stdout), **{n: stages["train"][n] for n in names}}
+    found = {"seed": seed, "load_average": load, **json.loads(scored.stdout)}
+    found |= {name: stages["train"][name] for name in names}
+    print(preset, json.dumps(found), file=sys.stderr, flush=True)  # a later seed may be interrupted
+    return found
 
 
 def score(run: Path) -> None:
