@@ -12,11 +12,13 @@ from edge_demo.runtime import Array, Runtime
 from edge_demo.tasks import TASKS
 from stages.arrays import to_bgr
 
-BATCH = 256
+BATCH = 256  # frames at a time
+PIXELS = 1 << 22  # of those frames, which bounds the memory of large ones
 
 
-def batches(frames: NDArray[np.uint8], size: int = BATCH) -> Iterator[NDArray[np.uint8]]:
-    """uint8 NHWC (C = 1 or 3) -> contiguous uint8 NHWC BGR batches of at most `size`, in order."""
+def batches(frames: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """uint8 NHWC (C = 1 or 3) -> contiguous uint8 NHWC BGR batches of `BATCH` or fewer large ones, in order."""
+    size = max(1, min(BATCH, PIXELS // (frames.shape[1] * frames.shape[2])))
     for start in range(0, len(frames), size):
         yield to_bgr(frames[start : start + size])
 

@@ -203,6 +203,13 @@ class AugmentConfig(BaseModel):
     """Standard deviation of smooth elastic displacements, as a share of the side."""
     flip: Fraction = 0.0
     """Probability of a left-right flip."""
+    flip_vertical: Fraction = 0.0
+    """Probability of an upside-down flip."""
+    quarter_turns: Fraction = 0.0
+    """Probability of a turn by one, two or three right angles; where nothing says which way is up. A frame that is not
+    square is stretched by it."""
+    mosaic: Fraction = 0.0
+    """Probability of a picture put together from parts of four; for boxes and masks only."""
     invert: Fraction = 0.0
     """Probability of inverting light and dark."""
     contrast: Fraction = 0.0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -14,6 +15,22 @@ from stages.arrays import load_truth
 from stages.augment import Draws, augment
 from stages.spec import AugmentConfig, DataResult, Split, TrainConfig
 from stages.tasks import classify
+
+
+class Targets(Protocol):
+    """The truth of a split as the loss takes it, item by item; a tensor (N, ...) is one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+
+    def to(self, device: torch.device, /) -> Self:
+        """The same on another device."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, picked: Tensor | slice, /) -> Tensor:
+        """Of some items, as one tensor (n, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +41,17 @@ class Task:
     """Names of what the bare network returns, in order; the first is what parity and SQNR are measured on."""
     outputs: tuple[str, ...]
     """Names of the deployed graph's outputs, in order: `edge_demo.tasks.TASKS[name].outputs`."""
-    post: Callable[[], nn.Module]
-    """raw outputs -> final outputs, as a module that exports."""
+    post: Callable[[tuple[int, int]], nn.Module]
+    """(width and height of the network's input) -> raw outputs -> final outputs, as a module that exports."""
+    check: Callable[[TrainConfig, DataResult], None]
+    """(config, data) -> InputError where they do not suit the task, e.g. for a setting that would do nothing."""
+    targets: Callable[[DataResult, Split], Targets]
+    """The truth of a split as `loss` takes it, on the CPU; InputError where it is damaged."""
     loss: Callable[[tuple[Tensor, ...], Tensor, TrainConfig, Tensor | None], Tensor]
     """(raw outputs, targets, config, weights of the classes) -> scalar loss, mean over the batch."""
-    hits: Callable[[tuple[Tensor, ...], Tensor], Tensor]
-    """(raw outputs, targets) -> sum over the batch of the leading metric while training, on their device."""
+    hits: Callable[[tuple[Tensor, ...], Tensor], Tensor] | None
+    """(raw outputs, targets) -> sum over the batch of the leading metric while training, on their device; None where
+    that metric is no mean over the items."""
     augment: Callable[[Tensor, Tensor, AugmentConfig, Draws, int], tuple[Tensor, Tensor]]
     """(uint8 NHWC frames, targets, config, draws, number of labels) -> the same, changed."""
     truths: Callable[[DataResult, Split], list[Any]]
@@ -44,7 +66,9 @@ TASKS: dict[str, Task] = {
     "classify": Task(
         raw_outputs=("logits", "embedding"),
         outputs=("scores", "embedding"),
-        post=classify.Post,
+        post=classify.post,
+        check=classify.check,
+        targets=classify.targets,
         loss=classify.loss,
         hits=classify.hits,
         augment=augment,

@@ -180,7 +180,7 @@ def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric) -> Learn
     core = for_many(core, fabric.device)
     network: Any = torch.compile(core) if config.compile else core
     model, optimizer = fabric.setup(network, make_optimizer(core, config))
-    post = TASKS[config.task].post().to(fabric.device)
+    post = TASKS[config.task].post(data.size_wh).to(fabric.device)
     weights = balanced_weights(data, fabric.device) if config.class_weights == "balanced" else None
     average = average_of(core, config.ema)
     return Learner(config, data.labels, fabric, core, model, optimizer, pre, post, weights, average)
@@ -276,7 +276,7 @@ def _fit(
                 "epoch": epoch,
                 "lr": row["lr"],
                 "train_loss": row["loss"],
-                f"train_{metric}": row[metric],
+                **({f"train_{metric}": row[metric]} if metric in row else {}),
                 "val_loss": measured.loss,
                 f"val_{metric}": measured.metric,
                 "seconds": seconds,
