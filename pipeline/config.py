@@ -301,6 +301,10 @@ def _without_effect(config: PipelineConfig) -> Iterator[tuple[str, str, str]]:
         yield "data.test_fraction", f"has no effect: {data.name} brings its own test split", "drop it"
     if train.momentum != default.momentum and train.optimizer not in ("sgd", "rmsprop", "muon"):
         yield "train.momentum", f'has no effect with train.optimizer = "{train.optimizer}"', "drop it, or use sgd"
+    for source, knobs in (("teacher", ("teacher_weight", "teacher_temperature")), ("prune", ("prune_share",))):
+        for knob in knobs:
+            if not getattr(train, source) and getattr(train, knob) != getattr(default, knob):
+                yield f"train.{knob}", f"has no effect without train.{source}", f"set train.{source} to a run folder"
     for dial in ("depth", "width"):
         if train.model.name == "convnet" and getattr(train.model, dial) != getattr(default.model, dial):
             yield f"train.model.{dial}", 'has no effect with train.model.name = "convnet"', "drop it, or use resnet"
