@@ -1,8 +1,8 @@
 """Distillation: besides the labels, a network learns what another one answers to the very same changed pictures.
 
-Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531), section 2. That
-teacher and student see the same view of a picture: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient
-and consistent" (arXiv:2106.05237), section 3.
+Source: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network" (arXiv:1503.02531), section 2.
+That both see the same view of a picture: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and
+consistent" (arXiv:2106.05237), section 3.
 """
 
 from __future__ import annotations

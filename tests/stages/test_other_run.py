@@ -39,10 +39,11 @@ def written(folder: Path, data: DataResult, result: TrainResult) -> Path:
     shutil.copytree(result.folder, folder / "train")
     shutil.copytree(data.folder, folder / "data")
     sha256 = hashlib.sha256((folder / "train" / result.weights).read_bytes()).hexdigest()
+    found = {"data": (data, {}), "train": (result, {result.weights: sha256})}
     stages = [
-        {"name": "data", "status": "ran", "outputs": {}, "result": data.model_dump(mode="json")},
-        {"name": "train", "status": "ran", "outputs": {result.weights: sha256}, "result": result.model_dump(mode="json")},
-    ]  # fmt: skip
+        {"name": name, "status": "ran", "outputs": outputs, "result": value.model_dump(mode="json")}
+        for name, (value, outputs) in found.items()
+    ]
     (folder / "run.json").write_text(json.dumps({"schema": "pipeline.run/1", "stages": stages}), encoding="utf-8")
     return folder
 
