@@ -186,6 +186,8 @@ class ModelConfig(BaseModel):
     pool_stem: bool = False
     """The stem takes the place of the first stage and pools: no other convolution sees half the side, where most of
     the computation is."""
+    channels: tuple[Positive, ...] = ()
+    """Channels layer by layer, in place of those that follow from `width`, as pruning leaves them; empty: those."""
 
 
 class AugmentConfig(BaseModel):
@@ -265,6 +267,16 @@ class TrainConfig(BaseModel):
     schedule: Literal["constant", "one-cycle", "cosine", "step"] = "one-cycle"
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     """binary: a yes or no for each class on its own (one-vs-all)."""
+    teacher: str = ""
+    """A run folder whose network this one learns from, beside the labels (distillation); empty: none."""
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the teacher in the loss; the rest is the labels'."""
+    teacher_temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Both networks' logits are divided by it; higher shows more of what the teacher thinks of the wrong classes."""
+    prune: str = ""
+    """A run folder whose network this training starts from, its least important channels removed; empty: none."""
+    prune_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Smallest share of its multiply-accumulates to remove."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: a picture weighs in the loss by how rare its class is; all classes count alike."""
     label_smoothing: Fraction = 0.0
@@ -341,6 +353,8 @@ class TrainResult(BaseModel):
     recoveries: int = 0
     """How often a NaN or infinite step was undone; each is in `notes`."""
     resumed_from_step: int = 0
+    sources: dict[str, str] = {}
+    """`train.teacher` and `train.prune`, where set -> sha256 of the weights that were read."""
     notes: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     generalization: Generalization | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -95,6 +95,20 @@ def stage_channels(
         channels.append(min(2 * channels[-1], MAX_GROWTH * config.width))
         sides = [halve(side) for side in sides]
     return channels
+
+
+def layer_channels(config: ModelConfig, own: Sequence[int]) -> Iterator[int]:
+    """Channels of the layers that have a say in them, in the order they are built: `config.channels`, else `own`.
+
+    A layer has none where something else fixes its channels: an addition, a depthwise convolution, the labels.
+
+    Raises:
+        InputError: `channels` are not as many as the network has such layers.
+    """
+    if config.channels and len(config.channels) != len(own):
+        message = f"train.model.channels: {len(config.channels)} numbers, but this {config.name} has {len(own)} layers"
+        raise InputError(message, f"without it they are {list(own)}")
+    return iter(config.channels or own)
 
 
 def he_normal(model: nn.Module) -> nn.Module:
