@@ -27,8 +27,8 @@ def train_step(
         pass_size: Most frames of one pass; 0: all.
 
     Returns:
-        Mean loss (with the teacher's part, without the L1 penalty) and the task's hits (0 where it has none), as numbers
-        on the device.
+        Mean loss (with the teacher's part, without the L1 penalty) and the task's hits (0 where it has none), as
+        numbers on the device.
 
     Raises:
         torch.OutOfMemoryError: nothing has been stepped then.
