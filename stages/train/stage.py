@@ -35,7 +35,7 @@ from stages.train.checkpoint import (
     write_atomic,
 )
 from stages.train.curves import write_csv, write_png
-from stages.train.device import check_compiler, choose_accelerator, choose_precision
+from stages.train.device import check_compiler, choose_accelerator, choose_precision, keep_freed_memory
 from stages.train.distributed import agree, for_many, is_first, local_device, reduce_sums
 from stages.train.epoch import Watch, evaluate, steps_of, train_epoch
 from stages.train.examples import Examples, balanced_weights, check_config, load_examples, streaming_notes
@@ -166,9 +166,10 @@ def make_fabric(accelerator: str, precision: str) -> Fabric:
 
 @contextmanager
 def torch_settings(config: TrainConfig) -> Iterator[None]:
-    """Threads and seed for the time of the training; the caller's are put back."""
+    """Threads and seed for the time of the training; the caller's are put back. The allocator stays as it then is."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     try:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
