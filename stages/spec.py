@@ -186,6 +186,8 @@ class ModelConfig(BaseModel):
     pool_stem: bool = False
     """The stem takes the place of the first stage and pools: no other convolution sees half the side, where most of
     the computation is."""
+    identity_start: bool = False
+    """Convolutions behind the stem first hand on what they get, and learn from there; worth most in few epochs."""
 
 
 class AugmentConfig(BaseModel):

@@ -7,7 +7,16 @@ from collections import OrderedDict
 from torch import nn
 
 from stages.models.classifier import Classifier
-from stages.models.layers import Act, PooledConv, activation, conv_norm, he_normal, refuse_small, stage_channels
+from stages.models.layers import (
+    Act,
+    PooledConv,
+    activation,
+    conv_norm,
+    he_normal,
+    identity_start,
+    refuse_small,
+    stage_channels,
+)
 from stages.spec import ModelConfig
 
 
@@ -23,7 +32,7 @@ def fast(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_la
 
     Sources: space to depth, Ridnik et al. 2021, arXiv:2003.13630; few plain convolutions without side branches, max
     pool before the norm, Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498.
-    Initialization: He et al. 2015, arXiv:1502.01852.
+    Initialization: He et al. 2015, arXiv:1502.01852; `identity_start`: see `stages.models.layers.identity_start`.
 
     Raises:
         InputError: a side below 8 pixels.
@@ -41,7 +50,8 @@ def fast(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_la
         stages.append(_stage(seen, out, count, act, pooled=index < len(made) - 1))
     pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
     body = nn.Sequential(OrderedDict(stem=stem, stages=stages, pool=pool))
-    return he_normal(Classifier(body, channels[-1], num_labels, config.dropout))
+    model = he_normal(Classifier(body, channels[-1], num_labels, config.dropout))
+    return identity_start(model) if config.identity_start else model
 
 
 def _stage(seen: int, made: int, count: int, act: Act, *, pooled: bool) -> nn.Module:

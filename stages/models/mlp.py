@@ -17,9 +17,9 @@ def mlp(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_lab
     The embedding is the last hidden layer.
 
     Raises:
-        InputError: `last_side` or `pool_stem` set.
+        InputError: `last_side`, `pool_stem` or `identity_start` set.
     """
-    refuse_dials(config, "last_side", "pool_stem")
+    refuse_dials(config, "last_side", "pool_stem", "identity_start")
     sizes = [in_channels * size_wh[0] * size_wh[1], *[config.width] * config.depth]
     act = activation(config)
     body = nn.Sequential(nn.Flatten(), *(_hidden(seen, made, act) for seen, made in pairwise(sizes)))

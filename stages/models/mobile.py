@@ -54,9 +54,9 @@ def mobile(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     that add. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: `pool_stem` set, or a side below 8 pixels.
+        InputError: `pool_stem` or `identity_start` set, or a side below 8 pixels.
     """
-    refuse_dials(config, "pool_stem")
+    refuse_dials(config, "pool_stem", "identity_start")
     refuse_small(config.name, size_wh)
     act, width = activation(config, own="relu6"), config.width
     channels = stage_channels(config, width, size_wh, halved_up)

@@ -40,9 +40,9 @@ def resnet(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     pixel once at half the side, and takes odd sides as well. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: `pool_stem` set, or a side below 8 pixels.
+        InputError: `pool_stem` or `identity_start` set, or a side below 8 pixels.
     """
-    refuse_dials(config, "pool_stem")
+    refuse_dials(config, "pool_stem", "identity_start")
     refuse_small(config.name, size_wh)
     act = activation(config)
     first, *others = stage_channels(config, 2 * config.width, size_wh)
