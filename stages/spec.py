@@ -188,6 +188,8 @@ class ModelConfig(BaseModel):
     the computation is."""
     channels: tuple[Positive, ...] = ()
     """Channels layer by layer, in place of those that follow from `width`, as pruning leaves them; empty: those."""
+    identity_start: bool = False
+    """Convolutions behind the stem first hand on what they get, and learn from there; worth most in few epochs."""
 
 
 class AugmentConfig(BaseModel):

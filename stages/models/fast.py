@@ -16,6 +16,7 @@ from stages.models.layers import (
     conv_norm,
     he_normal,
     layer_channels,
+    identity_start,
     refuse_small,
     stage_channels,
 )
@@ -34,7 +35,7 @@ def fast(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_la
 
     Sources: space to depth, Ridnik et al. 2021, arXiv:2003.13630; few plain convolutions without side branches, max
     pool before the norm, Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498.
-    Initialization: He et al. 2015, arXiv:1502.01852.
+    Initialization: He et al. 2015, arXiv:1502.01852; `identity_start`: see `stages.models.layers.identity_start`.
 
     Raises:
         InputError: a side below 8 pixels, or `channels` that are not one number per convolution.
@@ -57,7 +58,8 @@ def fast(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_la
         seen = made[-1]
     pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
     body = nn.Sequential(OrderedDict(stem=stem, stages=stages, pool=pool))
-    return he_normal(Classifier(body, seen, num_labels, config.dropout))
+    model = he_normal(Classifier(body, seen, num_labels, config.dropout))
+    return identity_start(model) if config.identity_start else model
 
 
 def _stage(channels: Sequence[int], act: Act, *, pooled: bool) -> nn.Module:

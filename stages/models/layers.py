@@ -123,6 +123,18 @@ def he_normal(model: nn.Module) -> nn.Module:
     return model
 
 
+def identity_start(model: nn.Module) -> nn.Module:
+    """The same model, whose convolutions of stride 1 first hand on every channel they get, unchanged.
+
+    Those of their outputs that there is no input for stay as they are. Plain convolutions so start as shortcuts, which
+    a residual network has for good. Source: Jordan 2024, arXiv:2404.00498, "identity initialization".
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (1, 1):
+            nn.init.dirac_(module.weight[: module.in_channels])
+    return model
+
+
 def refuse_small(name: str, size_wh: tuple[int, int], smallest: int = SMALLEST) -> None:
     """Raises InputError for a picture with a side below `smallest` pixels."""
     if min(size_wh) < smallest:

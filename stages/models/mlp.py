@@ -17,9 +17,9 @@ def mlp(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_lab
     The embedding is the last hidden layer.
 
     Raises:
-        InputError: `last_side` or `pool_stem` set, or `channels` that are not one number per hidden layer.
+        InputError: `last_side`, `pool_stem` or `identity_start` set, or `channels` that are not one number per hidden layer.
     """
-    refuse_dials(config, "last_side", "pool_stem")
+    refuse_dials(config, "last_side", "pool_stem", "identity_start")
     hidden = list(layer_channels(config, [config.width] * config.depth))
     sizes = [in_channels * size_wh[0] * size_wh[1], *hidden]
     act = activation(config)

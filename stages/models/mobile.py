@@ -56,9 +56,9 @@ def mobile(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     that add. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: `pool_stem` set, a side below 8 pixels, or `channels` of another number of layers.
+        InputError: `pool_stem` or `identity_start` set, a side below 8 pixels, or `channels` of another number of layers.
     """
-    refuse_dials(config, "pool_stem")
+    refuse_dials(config, "pool_stem", "identity_start")
     refuse_small(config.name, size_wh)
     act, width = activation(config, own="relu6"), config.width
     widths = stage_channels(config, width, size_wh, halved_up)
