@@ -178,9 +178,24 @@ class OnnxRuntime:
         binding = self._session.io_binding()
         for name, buffer in feeds.items():
             binding.bind_cpu_input(name, buffer)
+        # Of an output whose file declares another number of dimensions the runtime refuses the right buffer, too.
+        misdeclared = [name for name, buffer in outputs.items() if buffer.ndim != len(self._symbols[name])]
         for name, buffer in outputs.items():
-            binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-        return Bound(dict(feeds), outputs, partial(self._session.run_with_iobinding, binding))
+            if name in misdeclared:
+                binding.bind_output(name, "cpu")
+            else:
+                binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+        run = partial(self._session.run_with_iobinding, binding)
+        if not misdeclared:
+            return Bound(dict(feeds), outputs, run)
+
+        def run_and_copy() -> None:
+            run()
+            for value, name in zip(binding.get_outputs(), outputs, strict=True):
+                if name in misdeclared:
+                    outputs[name][...] = value.numpy()
+
+        return Bound(dict(feeds), outputs, run_and_copy)
 
     def close(self) -> None:
         """Free the session."""
@@ -198,7 +213,8 @@ class OnnxRuntime:
             name: [sizes.get(dim) if isinstance(dim, str) else dim for dim in self._symbols[name]]
             for name in self._names
         }
-        if any(dim is None for shape in shapes.values() for dim in shape):
+        # No dimensions at all is what ONNX Runtime tells of a scalar, and where the file contradicts itself.
+        if any(not shape or None in shape for shape in shapes.values()):
             return {name: array.shape for name, array in self.infer(feeds).items()}
         return {name: tuple(dim for dim in shape if dim is not None) for name, shape in shapes.items()}
 

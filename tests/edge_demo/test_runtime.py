@@ -143,6 +143,22 @@ def test_onnxruntime_bind_learns_shapes_the_model_does_not_tell(tmp_path):
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
+def test_an_output_of_another_rank_than_its_file_says_is_bound_all_the_same(runtime_name, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    given = helper.make_tensor_value_info("x", kind, ["N", 3, "w"])
+    declared = helper.make_tensor_value_info("y", kind, ["N", "length"])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [given], [declared])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(0).normal(size=(1, 3, 5)).astype(np.float32)
+    bound = open_runtime(runtime_name, tmp_path / "m.onnx").bind({"x": x})
+    for _ in range(2):
+        x *= -1
+        bound.run()
+        assert np.array_equal(bound.outputs["y"], np.maximum(x, 0))
+
+
 @pytest.mark.parametrize("content", [b"", b"this is no model", b"\x00" * 64])
 def test_no_model_is_one_line_naming_the_file(runtime_name, tmp_path, content, capfd):
     file = tmp_path / "broken.onnx"
