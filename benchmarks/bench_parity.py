@@ -100,7 +100,7 @@ def _load_loops(request: dict[str, Any]) -> Any:
     single.set_input_tensor(0, ov.Tensor(buffers[0], shared_memory=True))
     single.infer()
     bound = Bound({"images": buffers[0]}, {"scores": single.get_output_tensor(0).data}, single.infer)
-    facts = dict.fromkeys(("import_ms", "load_ms", "first_ms", "cpu_ms"), 0.0)
+    facts = dict.fromkeys(("import_ms", "load_ms", "first_ms", "cpu_ms", "run_delay_ms"), 0.0)
     answer = {**facts, "rss_base": None, "rss_ready": None, "effective": {"jobs": jobs}, "notes": [],
               "inputs": {"images": ["float32", *buffers[0].shape]}}  # fmt: skip
     settle()
@@ -144,7 +144,7 @@ def cold(model: Path) -> dict[str, dict[str, Any]]:
     from stages.bench.client import Worker
 
     found = {}
-    empty = dict.fromkeys(("jobs", "frames", "task", "params", "contract"))
+    empty = dict.fromkeys(("jobs", "frames", "pictures", "task", "params", "contract"))
     request = {**empty, "model": str(model), "precision": "f32", "threads": 1, "spinning": False, "scenario": "cold",
                "fps": 30, "shapes": [], "seed": 0}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

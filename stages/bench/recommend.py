@@ -51,6 +51,8 @@ def recommend(
         if row is best:
             continue
         objection = _objection(row, fp32_because) or (missed[row.id] if met else "")
+        if not objection and row.ratio is None:
+            objection = "speeds were not compared"
         if not objection and not _faster(records[row.id], records[best.id], launches, host):
             objection = f"not faster than {best.id} beyond the noise floor"
         if objection:
@@ -122,7 +124,9 @@ def _faster(candidate: Record, best: Record, launches: int, host: Host) -> bool:
 
 def _sentence(best: VariantRow, passed_over: list[tuple[VariantRow, str]], host: Host) -> str:
     said = f"{NAMES[best.runtime]} {best.precision.upper()} ({best.id})"
-    if best.ratio is not None and best.ratio.baseline != best.id:
+    if best.ratio is None:
+        said += ": speeds were not compared"
+    elif best.ratio.baseline != best.id:
         point, low, high = best.ratio.headline
         said += f": {point:.2f}x [{low:.2f}, {high:.2f}] the speed of {best.ratio.baseline}"
         said += " by CPU time (host busy)" if best.ratio.metric == "cpu" else ""
