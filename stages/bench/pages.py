@@ -50,14 +50,19 @@ def rows_as_text(document: BenchDocument) -> list[list[str]]:
     """The table's cells, one line each."""
     size = {model.id: model.bytes for model in document.models}
     return [
-        [cell.replace("\n", " ") for cell in (*cells(row, size.get(row.model, 0), document.aa.metric), row.status)]
-        for row in document.variants
+        [*_one_line(cells(row, size.get(row.model, 0), document.aa.metric)), row.status] for row in document.variants
     ]
 
 
 def heads() -> list[str]:
     """The table's columns, one line each."""
-    return [*(column.replace("\n", " ") for column in COLUMNS), "host"]
+    return [*_one_line(COLUMNS), "host"]
+
+
+def _one_line(row: Sequence[str]) -> list[str]:
+    """Several numbers in a cell are kept apart by a slash, words and intervals by a space."""
+    return [cell.replace("\n", " / " if "\n" in column and "[" not in column else " ").replace(" / ms", " ms").replace(
+            " / MB", " MB") for cell, column in zip(row, COLUMNS, strict=True)]  # fmt: skip
 
 
 def markdown(document: BenchDocument) -> str:
@@ -101,13 +106,14 @@ h1 { font-size: 1.4rem; margin: .5rem 0; } h2 { font-size: 1.1rem; margin: 2rem 
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: pre;
   vertical-align: top; } th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-td.text, th.text { text-align: left; white-space: normal; } td:first-child { white-space: nowrap; }
+td.text, th.text { text-align: left; white-space: normal; }
+th:first-child, td:first-child { position: sticky; left: 0; background: Canvas; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem; }
 figure { margin: 0; } figcaption b { display: block; } figcaption { margin-bottom: .4rem; }
 svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 .grid { stroke: var(--line); stroke-width: .6; } .axis { stroke: currentColor; } .band { fill: #8883; }
 .one { stroke: currentColor; stroke-dasharray: 4 3; } .interval { stroke-width: 3; }
-@media (max-width: 600px) { svg { font-size: 15px; } }
+@media (max-width: 600px) { svg { font-size: 16px; } table { font-size: 13px; } th, td { padding: .3rem .4rem; } }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1rem; font-size: 13px; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
 code { background: var(--soft); padding: .1rem .3rem; overflow-wrap: anywhere; } li { overflow-wrap: anywhere; }

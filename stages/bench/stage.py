@@ -267,6 +267,10 @@ def _command(targets: Sequence[Target], config: BenchConfig, demands: Demands) -
     words += ["--minutes", f"{config.minutes:g}"] if "sustain" in config.scenarios else []
     words += [word for shape in config.shapes for word in ("--shape", shape)]
     words += ["--spinning"] if config.spinning else []
+    words += ["--compare", demands.base.name] if demands.base is not None else []
+    limits = {"--target-fps": demands.limits.target_fps, "--max-rss": demands.limits.max_rss_mb,
+              "--min-accuracy": demands.limits.min_accuracy}  # fmt: skip
+    words += [word for name, value in limits.items() if value is not None for word in (name, f"{value:g}")]
     words += [word for expression in demands.fail_if for word in ("--fail-if", shlex.quote(expression))]
     return tuple(words)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import sys
 import time
 from dataclasses import replace
@@ -22,6 +23,7 @@ from stages.bench.inputs import Samples
 from stages.bench.method import Lab, Plan, Record, enough_memory, plan_for
 from stages.bench.model_file import ModelFile
 from stages.bench.power import Power
+from stages.bench.recommend import Limits
 from stages.bench.subject import paced
 from stages.bench.system import raspberry_pi, throttled_words
 from stages.bench.throughput import _call, _fill
@@ -367,6 +369,42 @@ def _check_pages(document: BenchDocument) -> None:
     text = pages.markdown(document)
     assert "| ort-fp32-t1 |" in text
     assert document.recommended.reason in text
+
+
+def test_a_variant_has_one_colour_in_every_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = charts.palette(run(tmp_path, monkeypatch, "single", "throughput", "cold"))
+    for name, others in (("ort-fp32-t1", ("ort-fp32-t1-cold",)), ("ov-fp32-t1", ("ov-fp32-t1-cold",))):
+        assert {colours[other] for other in others} == {colours[name]}
+    assert len(set(colours.values())) == 2
+
+
+def test_a_distribution_starts_at_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = charts.ecdf(run(tmp_path, monkeypatch, "single"))
+    bottom = 320 - charts.BOTTOM
+    for points in re.findall(r'polyline points="([^"]+)"', drawing):
+        assert float(points.split()[0].split(",")[1]) == bottom
+
+
+def test_the_pages_say_how_answers_differ_and_how_to_repeat_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.bench.document import Accuracy, Paired
+
+    document = run(tmp_path, monkeypatch, "single")
+    accuracy = Accuracy(metric="accuracy", value=0.95, n=100, of=100, ci95=(0.9, 0.98), metrics={}, vs_fp32=-0.02,
+                        paired=Paired(better=1, worse=3, p=0.625))  # fmt: skip
+    first, second = document.variants
+    assert second.difference
+    second = second.model_copy(
+        update={
+            "precision": "int8",
+            "accuracy": accuracy,
+            "difference": second.difference.model_copy(update={"agreement": 0.93}),
+        }
+    )
+    page = pages.html(document.model_copy(update={"variants": (first, second)}))
+    assert "accuracy -2.00 points against FP32 (1 items better, 3 worse, p = 0.62)" in page
+    assert "same answer as ort-fp32-t1 on 93 % of 4" in page
+    demands = stage.Demands(limits=Limits(target_fps=30.0, max_rss_mb=200.0))
+    assert stage._command([], BenchConfig(), demands)[-4:] == ("--target-fps", "30", "--max-rss", "200")
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.93, 0.966), (0.0, 6123.0), (1e-4, 3e-4), (2.0, 2.0)])
