@@ -235,7 +235,7 @@ def against(
     for row, old in pairs:
         host = hosts[row.scenario]
         for gate in gates:
-            floor = host.floors["cpu" if gate.metric == "cpu" else "wall"] if gate.metric in SPEED else 0.0
+            floor = host.floors[SPEED[gate.metric]] if gate.metric in SPEED else 0.0
             change: Change | str = _broken(row, old)
             if not change and gate.metric in SPEED:
                 change = _paired(gate, records[row.id], records[old.id], launches[row.scenario], host, confidence)

@@ -9,7 +9,7 @@ from string import Template
 
 from stages.bench import charts
 from stages.bench.document import BenchDocument, GateRow, VariantRow
-from stages.bench.render import COLUMNS, cells, details, notes
+from stages.bench.render import COLUMNS, cells, details
 
 HOW_TO_READ = (
     "Speed is the median of the ratios within each round; the interval is a 95 % hierarchical bootstrap over launches "
@@ -69,18 +69,19 @@ def markdown(document: BenchDocument) -> str:
     """The benchmark as Markdown."""
     lines = [f"# Benchmark of {document.target}", "", headline(document), ""]
     lines += [f"- {note}" for note in document.warnings]
-    lines += ["", *_table(heads(), rows_as_text(document)), ""]
-    lines += [f"- {note}" for note in notes(document) if not note.startswith("note: ")]
+    lines += [""] if document.warnings else []
+    lines += [*_table(heads(), rows_as_text(document)), ""]
+    lines += [f"- {sentence}" for sentence in details(document)]
     if document.comparison is not None:
         lines += ["", f"## Against {document.comparison.base}: {document.comparison.outcome}", ""]
-        lines += [f"- {note}" for note in document.comparison.notes]
-        lines += ["", *_table(GATE_HEADS, [gate_cells(gate) for gate in document.comparison.gates])]
+        lines += [*(f"- {note}" for note in document.comparison.notes), *([""] if document.comparison.notes else [])]
+        lines += _table(GATE_HEADS, [gate_cells(gate) for gate in document.comparison.gates], align="---")
     lines += ["", host_line(document), "", method_line(document), "", f"`{shlex.join(document.command)}`", ""]
     return "\n".join(lines)
 
 
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(columns) - 1)]
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], align: str = "---:") -> list[str]:
+    rule = ["---", *[align] * (len(columns) - 1)]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (columns, rule, *lines)]
 
 

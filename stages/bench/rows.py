@@ -43,13 +43,14 @@ class Host:
 
     interference: float | None
     status: Status
-    floors: dict[Metric, float]
+    floors: dict[str, float]
+    """The noise floor of each of `COSTS`."""
     seed: int
     drift: float | None = None
 
 
 def judge_host(records: Sequence[Record], same: dict[str, Estimate] | None, seed: int) -> Host:
-    """Interference over all slices, the status it means, and the noise floor of either metric.
+    """Interference over all slices, the status it means, and the noise floors.
 
     The first record is the baseline: its drift counts.
     """
@@ -57,10 +58,7 @@ def judge_host(records: Sequence[Record], same: dict[str, Estimate] | None, seed
     share = shared_interference(rounds) if rounds else load_interference(records)
     moved = stats.drift(np.array([entry.cpu_s / entry.n for entry in rounds_of(records[0])]))
     status = host_status(rounds, share, moved)
-    floors: dict[Metric, float] = {
-        "wall": stats.noise_floor(same["wall"] if same else None, status),
-        "cpu": stats.noise_floor(same["cpu"] if same else None, status),
-    }
+    floors = {name: stats.noise_floor((same or {}).get(name), status) for name in COSTS}
     return Host(share, status, floors, seed, moved)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 import time
 from collections.abc import Sequence
@@ -271,7 +270,7 @@ def _command(targets: Sequence[Target], config: BenchConfig, demands: Demands) -
     limits = {"--target-fps": demands.limits.target_fps, "--max-rss": demands.limits.max_rss_mb,
               "--min-accuracy": demands.limits.min_accuracy}  # fmt: skip
     words += [word for name, value in limits.items() if value is not None for word in (name, f"{value:g}")]
-    words += [word for expression in demands.fail_if for word in ("--fail-if", shlex.quote(expression))]
+    words += [word for expression in demands.fail_if for word in ("--fail-if", expression)]
     return tuple(words)
 
 

@@ -403,8 +403,9 @@ def test_the_pages_say_how_answers_differ_and_how_to_repeat_it(tmp_path: Path, m
     page = pages.html(document.model_copy(update={"variants": (first, second)}))
     assert "accuracy -2.00 points against FP32 (1 items better, 3 worse, p = 0.62)" in page
     assert "same answer as ort-fp32-t1 on 93 % of 4" in page
-    demands = stage.Demands(limits=Limits(target_fps=30.0, max_rss_mb=200.0))
-    assert stage._command([], BenchConfig(), demands)[-4:] == ("--target-fps", "30", "--max-rss", "200")
+    demands = stage.Demands(limits=Limits(target_fps=30.0, max_rss_mb=200.0), fail_if=("p50>+5%",))
+    words = ("--target-fps", "30", "--max-rss", "200", "--fail-if", "p50>+5%")
+    assert stage._command([], BenchConfig(), demands)[-6:] == words
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.93, 0.966), (0.0, 6123.0), (1e-4, 3e-4), (2.0, 2.0)])
