@@ -118,7 +118,7 @@ def paired(model: Path, scenario: str, arms: list[str], cores: int) -> tuple[lis
     from stages.bench.variants import Variant
     from stages.spec import ignore
 
-    plan = Plan(launches=3, rounds=12, slice_s=0.1, rewarm_s=0.02, min_runs=4, warm_cap_s=0.5)
+    plan = Plan(launches=3, rounds=20, slice_s=0.1, rewarm_s=0.02, min_runs=4, warm_cap_s=0.5)
     file = read_model_file(model)
     threads = 1 if scenario == "single" else cores
     variants = [Variant(arm.replace(":", "-j"), arm, "fp32", "f32", threads, file, scenario) for arm in arms]  # type: ignore[arg-type]
