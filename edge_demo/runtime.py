@@ -181,19 +181,20 @@ class OnnxRuntime:
         # Of an output whose file declares another number of dimensions the runtime refuses the right buffer, too.
         misdeclared = [name for name, buffer in outputs.items() if buffer.ndim != len(self._symbols[name])]
         for name, buffer in outputs.items():
-            if name in misdeclared:
-                binding.bind_output(name, "cpu")
-            else:
+            if name not in misdeclared:
                 binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
         run = partial(self._session.run_with_iobinding, binding)
         if not misdeclared:
             return Bound(dict(feeds), outputs, run)
 
         def run_and_copy() -> None:
+            # Each time anew: what one run allocated would be the refused buffer of the next.
+            for name in misdeclared:
+                binding.bind_output(name, "cpu")
             run()
-            for value, name in zip(binding.get_outputs(), outputs, strict=True):
-                if name in misdeclared:
-                    outputs[name][...] = value.numpy()
+            # In the order they were bound first.
+            for name, value in zip(misdeclared, binding.get_outputs()[-len(misdeclared) :], strict=True):
+                outputs[name][...] = value.numpy()
 
         return Bound(dict(feeds), outputs, run_and_copy)
 
@@ -289,7 +290,8 @@ class OpenVino:
         self._compiled = {}
 
     def _fixed(self, batch: int) -> dict[str, tuple[int, ...]]:
-        return {spec.name: (batch if spec.shape[0] == -1 else spec.shape[0], *spec.shape[1:]) for spec in self.inputs}
+        # A scalar has no dimension that could be the batch.
+        return {spec.name: (batch, *spec.shape[1:]) if spec.shape[:1] == (-1,) else spec.shape for spec in self.inputs}
 
     def _compile(self, shapes: Mapping[str, tuple[int, ...]], started: float | None = None) -> Any:
         """The model compiled for these input shapes; {} for the shapes as they are in the file."""
