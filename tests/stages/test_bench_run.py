@@ -339,6 +339,24 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_worker_imports_nothing_a_device_does_not_need(runtime: str, tmp_path: Path) -> None:
+    onnx.save(brightest(), tmp_path / "f.onnx")
+    script = f"""
+import sys
+from stages.bench.worker import census, load
+request = dict.fromkeys(("jobs", "frames", "pictures", "task", "params", "contract"))
+request |= {{"runtime": {runtime!r}, "model": {str(tmp_path / "f.onnx")!r}, "precision": "f32", "threads": 1,
+            "spinning": False, "scenario": "single", "fps": 30.0, "shapes": [], "seed": 0}}
+census(request)
+load(request)
+heavy = {{"torch", "onnx", "nncf", "cv2", "pydantic", "rich", "subprocess"}} & set(sys.modules)
+sys.exit(f"imported: {{heavy}}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_throughput_and_end_to_end_run_on_real_runtimes(bundle: Path) -> None:
     """Two launches: the second one has the number of jobs the first one found."""
