@@ -63,7 +63,7 @@ def recommend(
     if not limits:
         return Recommendation(variant=best.id, reason=reason)
     if not met:
-        reason = f"no variant meets what was asked. {best.id} comes closest: {missed[best.id]}. {reason}"
+        reason = f"no variant meets what was asked; of {best.id}: {missed[best.id]}. Without limits: {reason}"
     else:
         reason += f"; meets {_asked(limits)}"
     return Recommendation(variant=best.id, reason=reason, met=met)
@@ -138,7 +138,7 @@ def _sentence(best: VariantRow, passed_over: list[tuple[VariantRow, str]], host:
         low, high = best.accuracy.ci95
         said += f"; {best.accuracy.metric} {best.accuracy.value:.4f} [{low:.4f}, {high:.4f}], n={best.accuracy.n}"
     int8 = [(row, why) for row, why in passed_over if row.precision == "int8"]
-    if best.precision == "fp32" and int8:
+    if best.precision == "fp32" and int8 and best.ratio is not None:
         row, why = int8[-1]
         floor = host.floors[row.ratio.metric if row.ratio else "wall"]
         speed = "" if row.ratio is None else f" {row.ratio.headline[0]:.2f}x, noise floor {100 * floor:.1f} %;"

@@ -23,7 +23,9 @@ def table(document: BenchDocument) -> Table:
     from rich.table import Table
 
     by = "CPU time" if document.aa.metric == "cpu" else "wall time"
-    title = f"{document.target}: host {document.status}, speed by {by} against {document.baseline}"
+    title = f"{document.target}: host {document.status}"
+    if document.row(document.baseline).ratio is not None:
+        title += f", speed by {by} against {document.baseline}"
     caption = escape("\n".join(notes(document)))
     out = Table(
         title=escape(title),

@@ -306,7 +306,7 @@ def test_the_recommendation_obeys_limits_and_says_when_none_is_met(tmp_path: Pat
     assert "meets FPS >= 1000, RSS <= 10 MB" in met.reason
     unmet = measured(target, Demands(limits=Limits(target_fps=1e6))).recommended
     assert unmet.met is False
-    assert unmet.reason.startswith("no variant meets what was asked. ort-fp32-t1 comes closest: 33333.3 FPS, 1e+06")
+    assert unmet.reason.startswith("no variant meets what was asked; of ort-fp32-t1: 33333.3 FPS, 1e+06")
     blind = measured(target, Demands(limits=Limits(min_accuracy=0.5))).recommended
     assert "accuracy was not measured, 0.5 asked" in blind.reason
 

@@ -98,3 +98,4 @@ def test_speeds_that_were_not_compared_decide_nothing(measured: Measured) -> Non
     assert chosen.variant == "ort-fp32"
     assert "speeds were not compared" in chosen.reason
     assert "nothing measured here is faster" not in chosen.reason
+    assert "keep FP32" not in chosen.reason
