@@ -22,7 +22,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Split = Literal["train", "val", "test"]
 RuntimeName = Literal["onnxruntime", "openvino"]
-Scenario = Literal["single", "throughput", "camera", "cold", "e2e", "sustain"]
+Scenario = Literal["single", "throughput", "camera", "cold", "e2e", "accuracy", "sustain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -605,7 +605,8 @@ class BenchConfig(BaseModel):
     """CPU threads of one inference; `throughput` always uses every usable CPU."""
     scenarios: Annotated[tuple[Scenario, ...], Field(min_length=1)] = ("single",)
     """`single` one inference after the other, `throughput` as many at a time as pays, `camera` one per frame at `fps`,
-    `cold` from process start to the first answer, `e2e` JPEG to decoded result, `sustain` the same for `minutes`."""
+    `cold` from process start to the first answer, `e2e` JPEG to decoded result, `accuracy` the labelled sample and no
+    speed, `sustain` the same as `single` for `minutes`."""
     fps: Annotated[float, Field(gt=0)] = 30.0
     """Frame rate of the `camera` scenario."""
     minutes: Annotated[float, Field(gt=0)] = 10.0
