@@ -85,6 +85,7 @@ class Teacher:
         self._file = file
         self._lock = threading.RLock()
         self._examples: dict[str, list[Vector]] = {}
+        self._now: Taught | None = None
         self._centre = sample[0].mean(axis=0)
         self._sample, self._scores = self._direction(sample[0]), sample[1]
         self._truths = np.asarray(truths, dtype=np.int64)
@@ -139,15 +140,19 @@ class Teacher:
         return row
 
     def now(self) -> Taught:
-        """Counts, and accuracies computed afresh."""
+        """Counts and accuracies; computed once after each change."""
         with self._lock:
-            counts = {label: len(examples) for label, examples in self._examples.items()}
-            if not counts:
-                return Taught({}, None, None, None, len(self._truths))
-            combined = _combined(self._scores, self._sample, self._old, *self._prototypes)
-            before = float((self._scores.argmax(axis=1) == self._truths).mean())
-            after = float((combined.argmax(axis=1) == self._truths).mean())
-            return Taught(counts, self._leave_one_out(), after, before, len(self._truths))
+            self._now = self._now or self._measured()
+            return self._now
+
+    def _measured(self) -> Taught:
+        counts = {label: len(examples) for label, examples in self._examples.items()}
+        if not counts:
+            return Taught({}, None, None, None, len(self._truths))
+        combined = _combined(self._scores, self._sample, self._old, *self._prototypes)
+        before = float((self._scores.argmax(axis=1) == self._truths).mean())
+        after = float((combined.argmax(axis=1) == self._truths).mean())
+        return Taught(counts, self._leave_one_out(), after, before, len(self._truths))
 
     def _leave_one_out(self) -> float | None:
         """Share of examples nearest to their own class when left out of its mean; None below two of any class."""
@@ -194,6 +199,7 @@ class Teacher:
 
     def _changed(self) -> None:
         self._prototypes = self._learned()
+        self._now = None
         self.labels[len(self._bundle_labels) :] = list(self._examples)
         if self._file is not None:
             _save(self._file, self._manifest, self._examples)

@@ -175,6 +175,23 @@ class TestControls:
         controls.apply(b'{"forget": "dog"}')
         assert said[-1] == "forgot dog; nothing taught"
 
+    def test_one_frame_is_one_example(self) -> None:
+        from types import SimpleNamespace
+
+        said: list[str] = []
+        seen = [SimpleNamespace(embedding=around(5, 1)[0])]
+        controls = Controls({}, (), lambda params: params)
+        controls.teaching = Teaching(teacher(), lambda: seen[-1], said.append)
+        controls.apply(b'{"teach": "dog"}')
+        with pytest.raises(InputError, match="taken already; wait for the next one"):
+            controls.apply(b'{"teach": "dog"}')
+        seen.append(SimpleNamespace(embedding=around(5, 1, seed=9)[0]))
+        controls.apply(b'{"teach": "dog"}')
+        assert controls.teaching.now().examples == {"dog": 2}
+        controls.apply(b'{"forget": "dog"}')
+        controls.apply(b'{"teach": "dog"}')  # a slip of the name is put right with the frame that is there
+        assert controls.teaching.now().examples == {"dog": 1}
+
     def test_what_cannot_be_is_refused(self) -> None:
         with pytest.raises(InputError, match="no frame has been processed yet"):
             self.controls([], None).apply(b'{"teach": "dog"}')

@@ -423,6 +423,29 @@ class TestControl:
             assert running.control(params=wrong).status == 400
         assert running.ask("/stats.json").json()["params"] == {"roi": 0.25}
 
+    def test_a_class_is_taught_counted_and_forgotten(
+        self, tiny_bundle: Path, tmp_path: Path, demo: Callable[..., Running]
+    ) -> None:
+        assert demo().ask("/stats.json").json()["taught"] is None
+        options = {"bundle": tiny_bundle, "source": "synthetic", "show": "none", "threads": 1, "web": "127.0.0.1:0"}
+        running = Running(Parts(), DemoOptions(**options, teach=tmp_path / "taught.npz"))
+        try:
+            running.until(lambda stats: stats["processed"] > 0)
+            name = "eine Tasse \u2615"
+            for number in (1, 2):
+                before = running.ask("/stats.json").json()["processed"]
+                assert running.control(teach=name).status == 200
+                stats = running.until(lambda stats, before=before: stats["processed"] > before + 1)
+                assert stats["taught"]["examples"] == {name: number}
+            assert stats["taught"]["own_accuracy"] is not None
+            assert stats["taught"]["old_n"] == len(json.loads((tiny_bundle / "eval" / "truth.json").read_text()))
+            refused = running.control(teach=" ")
+            assert refused.status == 400
+            assert "not a usable name" in refused.json()["error"]
+            assert running.control(forget=name).json()["taught"]["examples"] == {}
+        finally:
+            running.close()
+
     @pytest.mark.parametrize(
         "change",
         [{"source": "file:///etc/passwd"}, {"paused": "yes"}, {"recording": True}, {"params": {"roi": 0.1}}, [1], None],
