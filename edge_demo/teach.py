@@ -79,7 +79,8 @@ class Teacher:
         file: Path | None = None,
     ) -> None:
         self.labels: list[str] = list(labels)
-        """The bundle's labels and then the taught ones; grows in place, so that whoever draws sees them."""
+        """The bundle's labels, then every one taught since the start. Grows in place and never shrinks: whoever draws
+        sees new ones, and the result of a frame from before a class was forgotten still means that class."""
         self._bundle_labels = tuple(labels)
         self._manifest = manifest_sha256
         self._file = file
@@ -136,7 +137,12 @@ class Teacher:
         """
         with self._lock:
             means, handicaps = self._prototypes
-        row: Vector = _combined(scores[None], self._direction(embedding[None]), self._old, means, handicaps)[0]
+            slots = [self.labels.index(label, len(scores)) for label in self._examples]
+            size = len(self.labels)
+        combined = _combined(scores[None], self._direction(embedding[None]), self._old, means, handicaps)[0]
+        row = np.zeros(size, np.float32)  # a forgotten class keeps its place, with nothing
+        row[: len(scores)] = combined[: len(scores)]
+        row[slots] = combined[len(scores) :]
         return row
 
     def now(self) -> Taught:
@@ -198,9 +204,10 @@ class Teacher:
             raise InputError(f"teach {label}: {MOST_EXAMPLES} examples are enough", "forget it to start anew")
 
     def _changed(self) -> None:
+        taught = self.labels[len(self._bundle_labels) :]
+        self.labels.extend(label for label in self._examples if label not in taught)
         self._prototypes = self._learned()
         self._now = None
-        self.labels[len(self._bundle_labels) :] = list(self._examples)
         if self._file is not None:
             _save(self._file, self._manifest, self._examples)
 
@@ -217,7 +224,7 @@ class Teacher:
                 raise InputError(f"{file}: {label}: not {features} finite numbers per example", "teach it anew")
             self._examples[label] = list(array)
         self._prototypes = self._learned()
-        self.labels[len(self._bundle_labels) :] = list(self._examples)
+        self.labels.extend(self._examples)
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[np.float32]:

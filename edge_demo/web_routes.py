@@ -17,7 +17,7 @@ from edge_demo.errors import InputError
 from edge_demo.web_access import Access, meant_for_us, same_origin, token_matches
 
 BODY_BYTES = 4096
-VIEWERS = 4  # live pictures at a time; as many event streams
+VIEWERS = 6  # live pictures at a time, as many event streams: four who watch, and two who hang for some seconds
 
 
 class View(Protocol):

@@ -110,9 +110,26 @@ def test_it_is_kept_in_a_file_and_forgotten_there(tmp_path: Path) -> None:
     assert again.labels == [*LABELS, "Hündin"]
     assert np.array_equal(again.rescore(SURE, AXES[5]), known.rescore(SURE, AXES[5]))
     again.forget("Hündin")
-    assert (again.labels, again.active) == (list(LABELS), False)
-    assert not teacher(file).active
+    assert not again.active
+    assert (teacher(file).labels, teacher(file).active) == (list(LABELS), False)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_frame_from_before_a_class_was_forgotten_still_means_it() -> None:
+    known = teacher()
+    for label, axis in (("dog", 5), ("elk", 6)):
+        for example in around(axis, 3):
+            known.learn(label, example)
+    before = known.rescore(SURE, AXES[6])
+    known.forget("dog")
+    assert known.labels[int(before.argmax())] == "elk"
+    after = known.rescore(SURE, AXES[6])
+    assert known.labels[int(after.argmax())] == "elk"
+    assert after[known.labels.index("dog")] == 0
+    assert after.sum() == pytest.approx(1.0, abs=1e-5)
+    known.learn("dog", around(7, 1)[0])  # it gets its old place back
+    assert known.labels == [*LABELS, "dog", "elk"]
+    assert known.labels[int(known.rescore(SURE, AXES[6]).argmax())] == "elk"
 
 
 class TestRefused:
