@@ -369,6 +369,7 @@ class Session:
             overlay=controls.overlay,
             params={name: controls.params[name] for name in controls.adjustable},
             recording=controls.recorder.now() if controls.recorder else None,
+            taught=controls.teaching.now() if controls.teaching else None,
         )
 
     def teach_with(self, teaching: Teaching, label: str | None) -> None:

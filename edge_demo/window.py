@@ -41,7 +41,7 @@ class Window:
         """Show a new BGR frame (None: keep the last) and handle keys; False when the person closed it."""
         if frame is not None:
             self.cv2.imshow(TITLE, frame)
-        code = self.cv2.waitKey(10 if frame is None else 1)
+        code = self.cv2.waitKey(1)  # no longer: the next frame may be there already
         if code >= 0 and code & 0xFF in QUIT_KEYS:
             return False
         if code >= 0 and chr(code & 0xFF).isprintable():
