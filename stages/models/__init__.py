@@ -20,6 +20,7 @@ from stages.models.mlp import mlp
 from stages.models.mobile import mobile
 from stages.models.perceptron import perceptron
 from stages.models.resnet import resnet
+from stages.models.segmenter import segmenter
 from stages.spec import ModelConfig
 
 __all__ = ["MODELS", "Builder", "Network", "build", "macs", "network", "parameters", "receptive_field"]
@@ -48,6 +49,12 @@ MODELS: dict[str, Network] = {
     "resnet": Network(resnet, "convolutions, additions, max pooling, matrix product", "relu"),
     "mobile": Network(
         mobile, "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime", "relu6"
+    ),
+    "segmenter": Network(
+        segmenter,
+        "convolutions, max pooling, nearest resizing, concatenation; what comes after is float",
+        "relu",
+        "segment",
     ),
 }
 
