@@ -28,6 +28,20 @@ def fast(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_la
     Raises:
         InputError: a side below 8 pixels.
     """
+    stem, stages, channels = fast_stages(config, in_channels, size_wh)
+    pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    body = nn.Sequential(OrderedDict(stem=stem, stages=stages, pool=pool))
+    return he_normal(Classifier(body, channels[-1], num_labels, config.dropout))
+
+
+def fast_stages(
+    config: ModelConfig, in_channels: int, size_wh: tuple[int, int]
+) -> tuple[nn.Module, nn.Sequential, list[int]]:
+    """Stem and stages, and the channels after the stem (where it is not the first stage's) and after each stage.
+
+    Raises:
+        InputError: a side below 8 pixels.
+    """
     refuse_small(config.name, size_wh)
     act = activation(config)
     channels = stage_channels(config, 2 * config.width, size_wh)
@@ -39,9 +53,7 @@ def fast(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_la
         # the stem counts as the first convolution of the first stage or, where it pools, as all of that stage
         count = config.depth + int(index > 0 or config.pool_stem)
         stages.append(_stage(seen, out, count, act, pooled=index < len(made) - 1))
-    pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
-    body = nn.Sequential(OrderedDict(stem=stem, stages=stages, pool=pool))
-    return he_normal(Classifier(body, channels[-1], num_labels, config.dropout))
+    return stem, stages, channels
 
 
 def _stage(seen: int, made: int, count: int, act: Act, *, pooled: bool) -> nn.Module:

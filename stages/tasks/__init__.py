@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.arrays import load_truth
+from stages.arrays import load_boxes, load_truth
 from stages.augment import Draws, augment
+from stages.augment.boxes import augment_boxes
 from stages.spec import AugmentConfig, DataResult, Split, TrainConfig
-from stages.tasks import classify
+from stages.tasks import classify, detect
 
 
 class Targets(Protocol):
@@ -75,5 +76,18 @@ TASKS: dict[str, Task] = {
         truths=classify.truths,
         strata=load_truth,
         predictions=classify.predictions,
+    ),
+    "detect": Task(
+        raw_outputs=("logits", "sides"),
+        outputs=("boxes", "scores", "classes"),
+        post=detect.Post,
+        check=detect.check,
+        targets=detect.targets,
+        loss=detect.loss,
+        hits=None,
+        augment=augment_boxes,
+        truths=load_boxes,
+        strata=detect.strata,
+        predictions=detect.predictions,
     ),
 }
