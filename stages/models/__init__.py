@@ -15,6 +15,7 @@ from torch import nn
 from edge_demo.errors import InputError
 from stages.models.convnet import convnet
 from stages.models.counts import macs, parameters, receptive_field
+from stages.models.detector import detector
 from stages.models.fast import fast
 from stages.models.mlp import mlp
 from stages.models.mobile import mobile
@@ -49,6 +50,9 @@ MODELS: dict[str, Network] = {
     "resnet": Network(resnet, "convolutions, additions, max pooling, matrix product", "relu"),
     "mobile": Network(
         mobile, "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime", "relu6"
+    ),
+    "detector": Network(
+        detector, "convolutions, additions, max pooling, nearest resizing; what comes after is float", "relu", "detect"
     ),
     "segmenter": Network(
         segmenter,

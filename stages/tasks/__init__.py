@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.arrays import load_truth
+from stages.arrays import load_boxes, load_truth
 from stages.augment import Draws, augment
+from stages.augment.boxes import augment_boxes
 from stages.augment.masks import augment_masks
 from stages.spec import AugmentConfig, DataResult, Split, TrainConfig
-from stages.tasks import classify, segment
+from stages.tasks import classify, detect, segment
 
 
 class Targets(Protocol):
@@ -79,6 +80,20 @@ TASKS: dict[str, Task] = {
         plain_truth=int,
         strata=load_truth,
         predictions=classify.predictions,
+    ),
+    "detect": Task(
+        raw_outputs=("logits", "sides"),
+        outputs=("boxes", "scores", "classes"),
+        post=detect.Post,
+        check=detect.check,
+        targets=detect.targets,
+        loss=detect.loss,
+        hits=None,
+        augment=augment_boxes,
+        truths=load_boxes,
+        plain_truth=dict,
+        strata=detect.strata,
+        predictions=detect.predictions,
     ),
     "segment": Task(
         raw_outputs=("logits",),

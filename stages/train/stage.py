@@ -269,8 +269,9 @@ def _fit(
             progress.kept_epoch = epoch
             kept.update(plain(learner.shipped.state_dict()))
         seconds = time.perf_counter() - began
+        cpu_seconds = reduce_sums(time.process_time() - cpu_began)[0]
         progress.seconds += seconds
-        progress.cpu_seconds += reduce_sums(time.process_time() - cpu_began)[0]
+        progress.cpu_seconds += cpu_seconds
         progress.rows.append(
             {
                 "epoch": epoch,
@@ -280,7 +281,9 @@ def _fit(
                 "val_loss": measured.loss,
                 f"val_{metric}": measured.metric,
                 "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
                 "images_per_s": row["images_per_s"],
+                **{f"val_{name}": value for name, value in measured.others.items()},
             }
         )
         save_checkpoint(out_dir, identity, progress, learner, kept)
