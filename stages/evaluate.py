@@ -159,7 +159,7 @@ def _open(export: ExportResult, quantize: QuantizeResult, stack: ExitStack) -> I
 def _torch(deployed: Deployed, batch: NDArray[np.uint8]) -> tuple[Array, Array, list[Array]]:
     """The normalized batch, the first raw output and the final outputs."""
     with torch.inference_mode():
-        normalized = deployed.pre(torch.from_numpy(batch))
+        normalized = deployed.pre(torch.from_numpy(np.array(batch)))  # torch warns of arrays mapped from disk
         raw = deployed.core(normalized)
         final = deployed.post(*raw)
     return normalized.numpy(), raw[0].numpy(), [tensor.numpy() for tensor in final]
