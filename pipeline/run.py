@@ -63,6 +63,13 @@ def _data_fingerprint(config: Any) -> str:
     return fingerprint(config)
 
 
+def _weights_fingerprint(config: Any) -> str:
+    if not config.init_from:
+        return ""
+    digest: Callable[[str], str] = importlib.import_module("stages.train.warm_start").weights_digest
+    return digest(config.init_from)
+
+
 def _host_fingerprint(config: Any) -> str:
     return str(_system()["fingerprint"])
 
@@ -83,6 +90,7 @@ STAGES: tuple[Stage, ...] = (
         result=TrainResult,
         libraries=(*TORCH, "matplotlib"),
         resumable=True,
+        outside=_weights_fingerprint,
     ),
     Stage(
         name="export",

@@ -86,7 +86,7 @@ def write_golden(folder: Path, data: DataResult, deployment: Deployment, count: 
     got = {
         precision: _every_runtime(deployment, precision, _batch(candidates, data)) for precision in deployment.models
     }
-    tolerances = {precision: measure(outputs, precision) for precision, outputs in got.items()}
+    tolerances = {precision: measure(outputs, precision, deployment.task) for precision, outputs in got.items()}
     chosen = choose(candidates, deployment, got, tolerances)
 
     names = [write_file(folder, f"golden/{i}.png", candidate.png) for i, candidate in enumerate(chosen)]
@@ -128,16 +128,18 @@ def enlarged(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.pad(large, ((0, 0), (0, PAD), (0, 0)), mode="edge")
 
 
-def measure(outputs: Mapping[str, Outputs], precision: str) -> list[Tolerance]:
-    """Runtime -> outputs on the same frames; the tolerance of every runtime and output against `REFERENCE`."""
-    want = outputs[REFERENCE]
-    return [
-        Tolerance.model_validate(
-            {"runtime": runtime, "output": name, "atol": tolerance(arrays[name], want[name], precision)}
-        )
-        for runtime, arrays in outputs.items()
-        for name in want
-    ]
+def measure(outputs: Mapping[str, Outputs], precision: str, task: str) -> list[Tolerance]:
+    """Runtime -> outputs on the same frames; the tolerance of every runtime and output against `REFERENCE`.
+
+    They are compared as `pipeline verify` will: without what no answer depends on.
+    """
+    align, found = TASKS[task].align, []
+    for runtime, arrays in outputs.items():
+        got, want = (arrays, outputs[REFERENCE]) if align is None else align(arrays, outputs[REFERENCE])
+        for name in outputs[REFERENCE]:
+            atol = tolerance(got[name], want[name], precision)
+            found.append(Tolerance.model_validate({"runtime": runtime, "output": name, "atol": atol}))
+    return found
 
 
 def tolerance(got: NDArray[Any], want: NDArray[Any], precision: str) -> float:

@@ -43,6 +43,7 @@ from stages.train.memory import largest_batch
 from stages.train.optim import make_optimizer
 from stages.train.tracking import Log, tracked
 from stages.train.val_picture import draw_val
+from stages.train.warm_start import told, warm_start, weights_digest
 
 # Fabric announces its precision on stderr; a stage prints nothing, and its result says it.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -88,6 +89,9 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         for note in streamed:
             on_step(Step("train", note=note))
         learner = make_learner(config, data, fabric)
+        started = (told(learner.core, config.init_from),) if config.init_from else ()
+        for note in started:
+            on_step(Step("train", note=note))
         identity = _identity(config, data, accelerator, precision)
         progress, kept, resumed = _start(out_dir, identity, learner, on_step)
         agree("the step to go on from", progress.step)
@@ -126,7 +130,7 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         accumulate=-(-learner.config.batch_size * config.accumulate // progress.pass_size),
         recoveries=progress.recoveries,
         resumed_from_step=resumed,
-        notes=(*notes, *streamed, *progress.notes),
+        notes=(*notes, *streamed, *started, *progress.notes),
         gates=_gates(config, metric, val_metric, len(val)),
         val_png=drawn,
         generalization=judge(config, metric, train_metric, len(seen), val_metric, len(val)),
@@ -176,6 +180,8 @@ def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric) -> Learn
     """A freshly initialized network with its optimizer, on the device."""
     pre = Preprocess(data.colour, data.mean, data.std).to(fabric.device)
     core = build(config.model, pre.scale.shape[1], data.size_wh, len(data.labels))
+    if config.init_from:
+        warm_start(core, config.init_from)
     core = core.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     core = for_many(core, fabric.device)
     network: Any = torch.compile(core) if config.compile else core
@@ -204,6 +210,7 @@ def _identity(config: TrainConfig, data: DataResult, accelerator: str, precision
     return {
         "train": config.model_dump(mode="json", exclude={"track", "resident_mb"}),
         "data": data.model_dump(mode="json", include={"labels", "size_wh", "colour", "mean", "std", "digests"}),
+        "init": weights_digest(config.init_from),
         "torch": torch.__version__,
         "accelerator": accelerator,
         "precision": precision,
