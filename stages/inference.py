@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from edge_demo.runtime import Array, Runtime
 from edge_demo.tasks import TASKS
 from stages.arrays import to_bgr
-from stages.statistics import interval, score_interval
 
 BATCH = 256  # frames at a time
 PIXELS = 1 << 22  # of those frames, which bounds the memory of large ones
@@ -33,19 +32,6 @@ def answers(runtime: Runtime, frames: NDArray[np.uint8], task: str, labels: Sequ
     """Decoded results of a deployed graph, one per frame, with the task's default decode parameters."""
     params = TASKS[task].check_params({}, labels)
     return [result for batch in batches(frames) for result in TASKS[task].decode(infer(runtime, batch), params)]
-
-
-def metric_interval(task: str, results: Sequence[Any], truths: Sequence[Any]) -> tuple[float, float]:
-    """95 % interval of the leading metric itself, also where that is no mean over the items."""
-    row = TASKS[task]
-    quality, value = row.correct(results, truths), row.score(results, truths)[row.metric]
-    if bool(np.isclose(quality.mean(), value, rtol=0.0, atol=1e-9)):
-        return interval(quality)
-
-    def part(items: NDArray[np.intp]) -> float:
-        return row.score([results[item] for item in items], [truths[item] for item in items])[row.metric]
-
-    return score_interval(part, len(results))
 
 
 def within(drop: float, limit: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 Z_95 = 1.959963984540054  # the standard normal's 97.5 % point
 RESAMPLES = 2000
-GROUPS = 20
-T_95 = 2.093024054408263  # 97.5 % point of Student's t with GROUPS - 1 degrees of freedom
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -37,23 +35,6 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
     means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
-
-
-def score_interval(score: Callable[[NDArray[np.intp]], float], n: int) -> tuple[float, float]:
-    """95 % interval of a score of `n` items that is no mean over them (mean average precision, IoU of classes).
-
-    `score` gives it for the items of these indices. A jackknife that leaves out a group at a time asks for far fewer
-    scores than a bootstrap. Within 0..1; all of it where there are too few items.
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 11; Kott 2001, Journal of Official
-    Statistics 17, pages 521-526 (groups, and Student's t with one degree of freedom less than there are).
-    """
-    if n < GROUPS:
-        return 0.0, 1.0
-    group = np.random.default_rng(0).permutation(n) % GROUPS
-    without = np.array([score(np.flatnonzero(group != which)) for which in range(GROUPS)])
-    whole = score(np.arange(n))
-    half = T_95 * math.sqrt((GROUPS - 1) / GROUPS * float(((without - whole) ** 2).sum()))
-    return max(0.0, whole - half), min(1.0, whole + half)
 
 
 def mcnemar(lost: int, won: int) -> float:
