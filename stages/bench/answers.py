@@ -78,7 +78,7 @@ def accuracy(results: list[Any], fp32: list[Any] | None, sample: Sample, seed: i
         value=value,
         n=len(results),
         of=sample.of,
-        ci95=stats.mean_interval(scores, seed),
+        ci95=stats.mean_interval(scores, seed) if task.interval is None else task.interval(results, sample.truths),
         metrics=metrics,
         vs_fp32=None if fp32 is None else value - task.score(fp32, sample.truths)[task.metric],
         paired=paired,
