@@ -31,7 +31,48 @@ mode = {mode}
 
 [train]
 task = {trained}
+{training}"""
+
+DETECT = """# Passes over the training pictures; more pay as long as val gets better.
+epochs = {epochs}
+batch_size = 16
+lr = 0.004
+weight_decay = 0.05
+clip_norm = 5.0
+ema = 0.99
+
+[train.model]
+name = "detector"
+width = 8
+depth = 2
+# The longer side of the smallest map, in cells: about a thirty-second of the frame.
+last_side = 10
+
+[train.augment]
+# Left for right; 0 where that makes another thing of an object, as with letters.
+flip = 0.5
+# Upside down; 0.5 where nothing says which way is up, as under a microscope.
+flip_vertical = 0.0
+scale = 0.25
+shift = 0.1
+mosaic = 0.5
+colour = {colour_change}
+contrast = 0.2
+
+[export]
+parity_images = 32
+
+[quantize]
+# Of mAP50-95, as in [evaluate].
+max_drop = 0.005
+
+[evaluate]
+max_int8_drop = 0.005
 """
+TRAINING = {"detect": DETECT}
+"""What else [train] says, by task; of a task that is not here, nothing."""
+PASSES = 80_000  # pictures seen in a training
+FEWEST_EPOCHS, MOST_EPOCHS = 20, 300
 
 
 def init(
@@ -62,6 +103,10 @@ def init(
         else "",
         mode=quoted("letterbox"),
         trained=quoted(found.task),
+        training=TRAINING.get(found.task, "").format(
+            epochs=max(FEWEST_EPOCHS, min(MOST_EPOCHS, PASSES // found.pictures)),
+            colour_change=0.1 if found.colour == "rgb" else 0.0,
+        ),
     )
     out.write_text(text, encoding="utf-8")
     typer.echo(f"{out}: {found.sentence}; next: pipeline data check {out}")

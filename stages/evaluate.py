@@ -22,7 +22,7 @@ from edge_demo.errors import Error
 from edge_demo.runtime import Array, Runtime, open_runtime
 from stages.arrays import load_frames
 from stages.graph import Deployed
-from stages.inference import agreement, batches, infer, within
+from stages.inference import agreement, batches, infer, metric_interval, within
 from stages.spec import (
     DataResult,
     EvaluateConfig,
@@ -36,7 +36,6 @@ from stages.spec import (
     TrainResult,
     ignore,
 )
-from stages.statistics import interval
 from stages.tasks import TASKS
 from stages.trained import load_trained
 
@@ -159,7 +158,7 @@ def _open(export: ExportResult, quantize: QuantizeResult, stack: ExitStack) -> I
 def _torch(deployed: Deployed, batch: NDArray[np.uint8]) -> tuple[Array, Array, list[Array]]:
     """The normalized batch, the first raw output and the final outputs."""
     with torch.inference_mode():
-        normalized = deployed.pre(torch.from_numpy(batch))
+        normalized = deployed.pre(torch.from_numpy(np.array(batch)))  # torch warns of arrays mapped from disk
         raw = deployed.core(normalized)
         final = deployed.post(*raw)
     return normalized.numpy(), raw[0].numpy(), [tensor.numpy() for tensor in final]
@@ -186,7 +185,7 @@ def _row(
         precision=precision,
         n=len(truth),
         metrics=tasks.TASKS[task].score(results, truth),
-        ci95=interval(tasks.TASKS[task].correct(results, truth)),
+        ci95=metric_interval(task, results, truth),
         agreement=agreement(task, results, reference),
         max_abs_logits=max_abs_logits,
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge_demo.runtime import Array, Runtime
 from edge_demo.tasks import TASKS
 from stages.arrays import to_bgr
+from stages.statistics import interval
 
 BATCH = 256  # frames at a time
 PIXELS = 1 << 22  # of those frames, which bounds the memory of large ones
@@ -37,6 +38,12 @@ def answers(runtime: Runtime, frames: NDArray[np.uint8], task: str, labels: Sequ
 def within(drop: float, limit: float) -> bool:
     """Whether a drop of a metric is allowed; a drop of exactly the limit is, whatever the subtraction rounds to."""
     return drop <= limit + 1e-9
+
+
+def metric_interval(task: str, results: Sequence[Any], truths: Sequence[Any]) -> tuple[float, float]:
+    """95 % interval of the task's leading metric."""
+    row = TASKS[task]
+    return row.interval(results, truths) if row.interval else interval(row.correct(results, truths))
 
 
 def agreement(task: str, a: Sequence[Any], b: Sequence[Any]) -> float:

@@ -1,4 +1,4 @@
-"""What another run trained, as `train.teacher` and `train.prune` name it; no torch, so that keys are cheap to make."""
+"""What another run trained, as `train.teacher` and the like name it; no torch, so that keys are cheap to make."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edge_demo.errors import InputError
 from stages.spec import DataResult, Split, TrainConfig, TrainResult
 
 SCHEMA = "pipeline.run/1"
-SOURCES = ("teacher", "prune")
+SOURCES = ("teacher", "prune", "init_from")
 """Keys of `TrainConfig` that name a run."""
 
 
@@ -83,7 +83,7 @@ def read_other_run(folder: str, key: str) -> OtherRun:
 
 
 def other_runs(config: TrainConfig) -> dict[str, OtherRun]:
-    """Setting -> run, for those of `train.teacher` and `train.prune` that are set.
+    """Setting -> run, for those of `SOURCES` that are set.
 
     Raises:
         InputError: as `read_other_run`.
@@ -121,6 +121,18 @@ def check_same_problem(run: OtherRun, config: TrainConfig, data: DataResult) -> 
             verb = "are" if what == "labels" else "is"
             message = f"{run.key}: {what} of {run.folder} {verb} {_short(its)}, not {_short(ours)}, as here"
             raise InputError(message, f"set {setting} to the same in both runs, or name another run")
+    return check_unseen(run, data)
+
+
+def check_unseen(run: OtherRun, data: DataResult) -> tuple[str, ...]:
+    """Whether the other run has trained on what is measured here.
+
+    Returns:
+        Sentences for people: what could not be checked.
+
+    Raises:
+        InputError: it was trained on pictures of this val or test.
+    """
     if run.data.digests == data.digests:
         return ()
     ours = _hashes(data, ("val", "test"))

@@ -250,6 +250,9 @@ class TrainConfig(BaseModel):
     task: str = "classify"
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
+    init_from: str = ""
+    """Folder of another run, whose trained body this one starts with where names and shapes are the same; empty: from
+    scratch. A `fast` classifier with `pool_stem` lends its body to `detector`."""
     epochs: Positive = 12
     batch_size: Count = 64
     """Pictures of one pass. 0, on a GPU only: the largest power of two that fits."""

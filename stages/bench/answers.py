@@ -78,13 +78,19 @@ def accuracy(results: list[Any], fp32: list[Any] | None, sample: Sample, seed: i
     def part(items: NDArray[np.intp]) -> float:
         return task.score([results[i] for i in items], [sample.truths[i] for i in items])[task.metric]
 
+    interval: tuple[float, float]
+    if task.interval is not None:
+        interval = task.interval(results, sample.truths)
+    elif is_mean:
+        interval = stats.mean_interval(scores, seed)
+    else:  # a metric that is no mean of what single items are worth
+        interval = stats.score_interval(part, len(results), seed)
     return Accuracy(
         metric=task.metric,
         value=value,
         n=len(results),
         of=sample.of,
-        # Of the metric itself: average precision and the like are no mean of what single items are worth.
-        ci95=stats.mean_interval(scores, seed) if is_mean else stats.score_interval(part, len(results), seed),
+        ci95=interval,
         metrics=metrics,
         vs_fp32=None if fp32 is None else value - task.score(fp32, sample.truths)[task.metric],
         paired=paired,

@@ -15,7 +15,8 @@ from stages.data.annotated_sets import LAYOUTS, task_of
 from stages.data.labelled import without_repeats
 
 LOOKED_AT = 32  # pictures
-ANNOTATED_WH = (320, 320)
+ANNOTATED_SIDE, ANNOTATED_STEP = 320, 16  # longer side of a frame with boxes or masks; both are multiples of the step
+SAME_SHAPE = 0.1  # how far ratios of sides may be from the median for all pictures to be of one shape
 SMALLEST, LARGEST, STEP = 32, 128, 32
 """Side of a classifier's frame, in pixels: half the pictures' median shorter side, in these limits and steps."""
 
@@ -30,6 +31,7 @@ class Recognized:
     task: str
     size_wh: tuple[int, int]
     colour: Literal["gray", "rgb"]
+    pictures: int
     sentence: str
 
 
@@ -51,8 +53,26 @@ def recognize(path: Path, task: str = "auto") -> Recognized:
     if not pictures:
         raise InputError(f"{path}: no pictures in this {name} folder", "check the path")
     sentence = f"{LAYOUTS[name].items.split(', ', 1)[1]}, {len(pictures):,} pictures, used to {wanted}"
-    colour = _colour(pictures)
-    return Recognized(path=path, name=name, task=wanted, size_wh=ANNOTATED_WH, colour=colour, sentence=sentence)
+    return Recognized(
+        path=path,
+        name=name,
+        task=wanted,
+        size_wh=_annotated_wh(pictures),
+        colour=_colour(pictures),
+        pictures=len(pictures),
+        sentence=sentence,
+    )
+
+
+def _annotated_wh(pictures: list[Path]) -> tuple[int, int]:
+    """A frame of the pictures' shape where they share one, so that nothing is spent on padding; else a square."""
+    shapes = [read_frame(file).shape[:2] for file in _some(pictures)]
+    ratios = np.array([width / height for height, width in shapes])
+    ratio = float(np.median(ratios))
+    if np.abs(ratios / ratio - 1).max() > SAME_SHAPE:
+        return ANNOTATED_SIDE, ANNOTATED_SIDE
+    shorter = max(1, round(ANNOTATED_SIDE * min(ratio, 1 / ratio) / ANNOTATED_STEP)) * ANNOTATED_STEP
+    return (ANNOTATED_SIDE, shorter) if ratio >= 1 else (shorter, ANNOTATED_SIDE)
 
 
 def _only_masks(path: Path) -> bool:
@@ -76,6 +96,7 @@ def _classes(path: Path, task: str) -> Recognized:
         task="classify",
         size_wh=(side, side),
         colour=_colour(pictures),
+        pictures=len(pictures),
         sentence=f"a sub-folder per class, {len(pictures):,} pictures",
     )
 

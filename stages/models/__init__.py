@@ -15,11 +15,13 @@ from torch import nn
 from edge_demo.errors import InputError
 from stages.models.convnet import convnet
 from stages.models.counts import macs, parameters, receptive_field
+from stages.models.detector import detector
 from stages.models.fast import fast
 from stages.models.mlp import mlp
 from stages.models.mobile import mobile
 from stages.models.perceptron import perceptron
 from stages.models.resnet import resnet
+from stages.models.segmenter import segmenter
 from stages.spec import ModelConfig
 
 __all__ = ["MODELS", "Builder", "Network", "build", "macs", "network", "parameters", "receptive_field"]
@@ -48,6 +50,15 @@ MODELS: dict[str, Network] = {
     "resnet": Network(resnet, "convolutions, additions, max pooling, matrix product", "relu"),
     "mobile": Network(
         mobile, "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime", "relu6"
+    ),
+    "detector": Network(
+        detector, "convolutions, additions, max pooling, nearest resizing; what comes after is float", "relu", "detect"
+    ),
+    "segmenter": Network(
+        segmenter,
+        "convolutions, max pooling, nearest resizing, concatenation; what comes after is float",
+        "relu",
+        "segment",
     ),
 }
 

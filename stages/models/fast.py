@@ -15,8 +15,8 @@ from stages.models.layers import (
     activation,
     conv_norm,
     he_normal,
-    layer_channels,
     identity_start,
+    layer_channels,
     refuse_small,
     stage_channels,
 )
@@ -40,6 +40,21 @@ def fast(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_la
     Raises:
         InputError: a side below 8 pixels, or `channels` that are not one number per convolution.
     """
+    stem, stages, outs = fast_stages(config, in_channels, size_wh)
+    pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+    body = nn.Sequential(OrderedDict(stem=stem, stages=stages, pool=pool))
+    model = he_normal(Classifier(body, outs[-1], num_labels, config.dropout))
+    return identity_start(model) if config.identity_start else model
+
+
+def fast_stages(
+    config: ModelConfig, in_channels: int, size_wh: tuple[int, int]
+) -> tuple[nn.Module, nn.Sequential, list[int]]:
+    """Stem and stages, and the channels after the stem (where it is not the first stage's) and after each stage.
+
+    Raises:
+        InputError: as `fast`.
+    """
     refuse_small(config.name, size_wh)
     act = activation(config)
     first, *others = stage_channels(config, 2 * config.width, size_wh)
@@ -52,14 +67,13 @@ def fast(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_la
     plain = nn.Sequential(conv_norm(in_channels, seen, 6, stride=2) | {"act": act()})
     stem = PooledConv(in_channels, seen, act, 6, stride=2) if config.pool_stem else plain
     stages = nn.Sequential()
+    outs = [seen] if config.pool_stem else []
     for index, count in enumerate(counts):
         made = list(islice(channels, count))
         stages.append(_stage([seen, *made], act, pooled=index < len(counts) - 1))
         seen = made[-1]
-    pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
-    body = nn.Sequential(OrderedDict(stem=stem, stages=stages, pool=pool))
-    model = he_normal(Classifier(body, seen, num_labels, config.dropout))
-    return identity_start(model) if config.identity_start else model
+        outs.append(seen)
+    return stem, stages, outs
 
 
 def _stage(channels: Sequence[int], act: Act, *, pooled: bool) -> nn.Module:

@@ -17,7 +17,7 @@ def mlp(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_lab
     The embedding is the last hidden layer.
 
     Raises:
-        InputError: `last_side`, `pool_stem` or `identity_start` set, or `channels` that are not one number per hidden layer.
+        InputError: `last_side`, `pool_stem` or `identity_start` set, or `channels` that are not one number per layer.
     """
     refuse_dials(config, "last_side", "pool_stem", "identity_start")
     hidden = list(layer_channels(config, [config.width] * config.depth))

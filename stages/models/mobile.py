@@ -56,7 +56,7 @@ def mobile(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     that add. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: `pool_stem` or `identity_start` set, a side below 8 pixels, or `channels` of another number of layers.
+        InputError: `pool_stem` or `identity_start` set, a side below 8 pixels, or `channels` of other layers.
     """
     refuse_dials(config, "pool_stem", "identity_start")
     refuse_small(config.name, size_wh)

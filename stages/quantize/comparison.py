@@ -17,11 +17,11 @@ from edge_demo.runtime import Bound, Runtime, open_runtime
 from edge_demo.tasks import TASKS
 from stages import onnx_graph
 from stages.arrays import to_bgr
-from stages.inference import agreement, answers, batches, infer
+from stages.inference import agreement, answers, batches, infer, metric_interval
 from stages.quantize.census import fused
 from stages.quantize.speed import ROUNDS, Speed, paired_speed
 from stages.spec import Candidate
-from stages.statistics import interval, mcnemar
+from stages.statistics import mcnemar
 
 RUNTIMES = ("onnxruntime", "openvino")
 SQNR_FRAMES = 512  # noise is a mean over all values of all outputs: a few hundred pictures settle it
@@ -89,7 +89,7 @@ def reference_row(stand: Stand) -> Candidate:
     return Candidate(
         name="FP32",
         metric={name: fp32.metric for name, fp32 in stand.fp32.items()},
-        ci95={name: interval(fp32.correct) for name, fp32 in stand.fp32.items()},
+        ci95={name: metric_interval(stand.task, fp32.answers, stand.truth) for name, fp32 in stand.fp32.items()},
         size_bytes=stand.fp32_bytes,
         verdict="reference",
         reason="what every recipe is compared with",
@@ -115,7 +115,7 @@ def measured(stand: Stand, name: str, core: ModelProto) -> Candidate:
             speed[runtime_name] = paired_speed(fp32.bound.run, one.run)
         correct = TASKS[stand.task].correct(found, stand.truth)
         metric[runtime_name] = TASKS[stand.task].score(found, stand.truth)[TASKS[stand.task].metric]
-        ci95[runtime_name] = interval(correct)
+        ci95[runtime_name] = metric_interval(stand.task, found, stand.truth)
         paired[runtime_name] = int((fp32.correct > correct).sum()), int((fp32.correct < correct).sum())
         same[runtime_name] = agreement(stand.task, fp32.answers, found)
         sqnr.append(sqnr_db(fp32.raw, raw_output(runtime_name, core_file, stand.batch)))

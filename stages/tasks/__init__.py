@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.arrays import load_truth
+from stages.arrays import load_boxes, load_truth
 from stages.augment import Draws, augment
+from stages.augment.boxes import augment_boxes
+from stages.augment.masks import augment_masks
 from stages.spec import AugmentConfig, DataResult, Split, TrainConfig
-from stages.tasks import classify
+from stages.tasks import classify, detect, segment
 
 
 class Targets(Protocol):
@@ -56,6 +58,8 @@ class Task:
     """(uint8 NHWC frames, targets, config, draws, number of labels) -> the same, changed."""
     truths: Callable[[DataResult, Split], list[Any]]
     """The truth of every item of a split, as `edge_demo.tasks.TASKS[name].score` takes it."""
+    plain_truth: Callable[[Any], Any]
+    """One of those as plain JSON values, which `score` takes as well."""
     strata: Callable[[DataResult, Split], NDArray[np.int64]]
     """(N,) class that each item stands for in a stratified sample."""
     predictions: Callable[[Sequence[Any], Sequence[Any]], dict[str, NDArray[Any]]]
@@ -73,7 +77,36 @@ TASKS: dict[str, Task] = {
         hits=classify.hits,
         augment=augment,
         truths=classify.truths,
+        plain_truth=int,
         strata=load_truth,
         predictions=classify.predictions,
+    ),
+    "detect": Task(
+        raw_outputs=("logits", "sides"),
+        outputs=("boxes", "scores", "classes"),
+        post=detect.Post,
+        check=detect.check,
+        targets=detect.targets,
+        loss=detect.loss,
+        hits=None,
+        augment=augment_boxes,
+        truths=load_boxes,
+        plain_truth=dict,
+        strata=detect.strata,
+        predictions=detect.predictions,
+    ),
+    "segment": Task(
+        raw_outputs=("logits",),
+        outputs=("classes",),
+        post=segment.Post,
+        check=segment.check,
+        targets=segment.targets,
+        loss=segment.loss,
+        hits=None,
+        augment=augment_masks,
+        truths=segment.truths,
+        plain_truth=segment.plain_truth,
+        strata=segment.strata,
+        predictions=segment.predictions,
     ),
 }

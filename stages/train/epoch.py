@@ -132,6 +132,8 @@ class Measured:
     """The task's leading metric."""
     error: float
     """Standard error of the metric: the deviation of the items' qualities over the root of their number."""
+    others: dict[str, float]
+    """What else the task's score says."""
 
 
 def eval_batch(examples: Examples) -> int:
@@ -152,6 +154,7 @@ def evaluate(learner: Learner, examples: Examples) -> Measured:
             parts.append((loss * len(targets), learner.results(raw)))
     losses, answers = zip(*in_order(parts), strict=True)
     results = [result for answer in answers for result in answer]
-    metric = learner.device_task.score(results, examples.truth)[learner.device_task.metric]
+    others = learner.device_task.score(results, examples.truth)
+    metric = others.pop(learner.device_task.metric)
     error = float(learner.device_task.correct(results, examples.truth).std()) / len(examples) ** 0.5
-    return Measured(sum(losses) / len(examples), metric, error)
+    return Measured(sum(losses) / len(examples), metric, error, others)

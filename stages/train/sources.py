@@ -1,4 +1,4 @@
-"""What a training takes from other runs: a teacher, or a network to prune and go on from."""
+"""What a training takes from other runs: a teacher, a network to prune and go on from, or the weights of a body."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import nn
 from edge_demo.errors import InputError
 from stages.models import build
 from stages.models.prune import pruned
-from stages.other_run import OtherRun, check_same_problem, other_runs
+from stages.other_run import OtherRun, check_same_problem, check_unseen, other_runs
 from stages.spec import DataResult, ModelConfig, TrainConfig
 from stages.train.teacher import Teacher
+from stages.train.warm_start import INIT_FROM, warm_start
 from stages.trained import CHANNELS, load_trained
 
 TEACHABLE = ("classify",)
@@ -39,11 +40,14 @@ def read_sources(
     for key, run in runs.items():
         if out_dir is not None and out_dir.resolve().is_relative_to(run.folder.resolve()):
             raise InputError(f"{key}: {run.folder} is this run itself", "give this one a folder of its own with --run")
-        notes += check_same_problem(run, config, data)
+        notes += check_unseen(run, data) if key == INIT_FROM else check_same_problem(run, config, data)
         scored = f"{run.train.metric} {run.train.val:.2%} on val, {run.train.macs:,} multiply-accumulates"
         notes.append(f"{key} is {run.folder}: {run.train.model.name}, {scored}")
     if config.teacher and config.task not in TEACHABLE:
         raise InputError(f"train.teacher: has no effect on {config.task}", f"it is for {', '.join(TEACHABLE)}")
+    if config.prune and config.init_from:
+        message = "train.prune, train.init_from: the network starts either from the one or from the other"
+        raise InputError(message, "leave one of them out")
     if config.prune:
         _check_same_network(runs["train.prune"], config.model)
     return runs, tuple(notes)
@@ -70,7 +74,10 @@ def start(config: TrainConfig, data: DataResult, others: Mapping[str, OtherRun])
         return build(model, channels, data.size_wh, len(data.labels))
 
     if "train.prune" not in others:
-        return built(config.model), config.model
+        core = built(config.model)
+        if INIT_FROM in others:
+            warm_start(core, others[INIT_FROM])
+        return core, config.model
     other = others["train.prune"]
     core = load_trained(other.data, other.train).core
     return pruned(core, config.model, built, channels, data.size_wh, config.prune_share)

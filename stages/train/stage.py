@@ -45,6 +45,7 @@ from stages.train.optim import make_optimizer
 from stages.train.sources import load_teacher, read_sources, start
 from stages.train.tracking import Log, tracked
 from stages.train.val_picture import draw_val
+from stages.train.warm_start import INIT_FROM, told
 
 # Fabric announces its precision on stderr; a stage prints nothing, and its result says it.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -92,6 +93,9 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         for note in streamed:
             on_step(Step("train", note=note))
         learner = make_learner(config, data, fabric, others)
+        started = (told(learner.core, others[INIT_FROM]),) if INIT_FROM in others else ()
+        for note in started:
+            on_step(Step("train", note=note))
         identity = _identity(config, data, accelerator, precision, sources)
         progress, kept, resumed = _start(out_dir, identity, learner, on_step)
         agree("the step to go on from", progress.step)
@@ -131,7 +135,7 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         recoveries=progress.recoveries,
         resumed_from_step=resumed,
         sources=sources,
-        notes=(*notes, *streamed, *progress.notes),
+        notes=(*notes, *streamed, *started, *progress.notes),
         gates=_gates(config, metric, val_metric, len(val)),
         val_png=drawn,
         generalization=judge(config, metric, train_metric, len(seen), val_metric, len(val)),
@@ -179,7 +183,7 @@ def torch_settings(config: TrainConfig) -> Iterator[None]:
 
 
 def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric, others: Mapping[str, OtherRun]) -> Learner:
-    """A network with its optimizer, on the device: freshly initialized, or pruned from another run's."""
+    """A network with its optimizer, on the device: freshly initialized, or made from another run's."""
     pre = Preprocess(data.colour, data.mean, data.std).to(fabric.device)
     core, model_config = start(config, data, others)
     config = config.model_copy(update={"model": model_config})
@@ -280,8 +284,9 @@ def _fit(
             progress.kept_epoch = epoch
             kept.update(plain(learner.shipped.state_dict()))
         seconds = time.perf_counter() - began
+        cpu_seconds = reduce_sums(time.process_time() - cpu_began)[0]
         progress.seconds += seconds
-        progress.cpu_seconds += reduce_sums(time.process_time() - cpu_began)[0]
+        progress.cpu_seconds += cpu_seconds
         progress.rows.append(
             {
                 "epoch": epoch,
@@ -291,7 +296,9 @@ def _fit(
                 "val_loss": measured.loss,
                 f"val_{metric}": measured.metric,
                 "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
                 "images_per_s": row["images_per_s"],
+                **{f"val_{name}": value for name, value in measured.others.items()},
             }
         )
         save_checkpoint(out_dir, identity, progress, learner, kept)

@@ -63,6 +63,8 @@ def remapped(batch: torch.Tensor, matrix: torch.Tensor, field: torch.Tensor | No
             "crop": st.floats(0, 0.8),
             "elastic": st.floats(0, 0.1),
             "flip": st.sampled_from((0.0, 0.5, 1.0)),
+            "flip_vertical": st.sampled_from((0.0, 0.5, 1.0)),
+            "quarter_turns": st.sampled_from((0.0, 0.5, 1.0)),
         }
     ),
 )

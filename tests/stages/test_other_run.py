@@ -27,6 +27,8 @@ from stages.train.step import train_step
 from stages.train.teacher import distance
 from stages.trained import load_trained
 
+WriteRun = Callable[[Path, DataResult, TrainResult], Path]
+
 PLAIN = ModelConfig(name="mlp", width=16)
 
 
@@ -34,30 +36,18 @@ def config_of(**changes: Any) -> TrainConfig:
     return TrainConfig(**{"epochs": 2, "batch_size": 48, "model": PLAIN, "precision": "32-true", **changes})
 
 
-def written(folder: Path, data: DataResult, result: TrainResult) -> Path:
-    """A run folder as `pipeline train` leaves it, with the training in it."""
-    shutil.copytree(result.folder, folder / "train")
-    shutil.copytree(data.folder, folder / "data")
-    sha256 = hashlib.sha256((folder / "train" / result.weights).read_bytes()).hexdigest()
-    found = {"data": (data, {}), "train": (result, {result.weights: sha256})}
-    stages = [
-        {"name": name, "status": "ran", "outputs": outputs, "result": value.model_dump(mode="json")}
-        for name, (value, outputs) in found.items()
-    ]
-    (folder / "run.json").write_text(json.dumps({"schema": "pipeline.run/1", "stages": stages}), encoding="utf-8")
-    return folder
+@pytest.fixture(scope="module")
+def resnet_run(
+    small_data: DataResult, small_train: TrainResult, tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun
+) -> Path:
+    return write_run(tmp_path_factory.mktemp("resnet") / "run", small_data, small_train)
 
 
 @pytest.fixture(scope="module")
-def resnet_run(small_data: DataResult, small_train: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return written(tmp_path_factory.mktemp("resnet") / "run", small_data, small_train)
-
-
-@pytest.fixture(scope="module")
-def mlp_run(small_data: DataResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlp_run(small_data: DataResult, tmp_path_factory: pytest.TempPathFactory, write_run: WriteRun) -> Path:
     folder = tmp_path_factory.mktemp("mlp")
     (folder / "out").mkdir()
-    return written(folder / "run", small_data, train.run(config_of(), small_data, out_dir=folder / "out"))
+    return write_run(folder / "run", small_data, train.run(config_of(), small_data, out_dir=folder / "out"))
 
 
 def altered(run: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
