@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from edge_demo.errors import Error
 from edge_demo.runtime import open_runtime
 from stages import onnx_graph
 from stages.arrays import load_frames, load_truth
-from stages.quantize import _deployed
+from stages.quantize import deployed
 from stages.quantize.calibration import Reader, collect
 from stages.quantize.comparison import RUNTIMES, Stand, bind_one, measured, open_stand
 from stages.quantize.speed import paired_speed
@@ -65,7 +64,13 @@ def compared(
     }
     files = export.folder / export.pre, core, export.folder / export.model
     frames, truth = load_frames(data, "test"), list(load_truth(data, "test"))
-    deploy = partial(_deployed, export=export, task=train.task)
+
+    def deploy(core: ModelProto) -> tuple[ModelProto, ModelProto]:
+        """Ours as it was written, the others between the FP32 pre and post graphs."""
+        if onnx_graph.input_names(core) == ["frames"]:
+            return core, onnx_graph.load(ours.folder / ours.model)
+        return deployed(core, export, train.task)
+
     rows: list[Candidate] = []
     with open_stand(train.task, data.labels, frames, truth, files, deploy, folder) as stand:
         for name, make in makers.items():
