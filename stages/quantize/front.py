@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ def _pixels_graph(pre: ModelProto, core: ModelProto, zero: int, level: int) -> M
         helper.make_node("DequantizeLinear", ["four", "step", "zero"], ["nhwc"], "minus_zero"),
         helper.make_node("Transpose", ["nhwc"], [PIXELS], "nhwc_to_nchw", perm=[0, 3, 1, 2]),
     ]
-    values = {
+    values: dict[str, NDArray[Any]] = {
         "pads": np.array([0, 0, 0, 0, 0, 0, 0, 1], np.int64),
         "level": np.array(level, np.uint8),
         "step": np.array(STEP, np.float32),
