@@ -135,11 +135,10 @@ def check_unseen(run: OtherRun, data: DataResult) -> tuple[str, ...]:
     """
     if run.data.digests == data.digests:
         return ()
-    ours = _hashes(data, ("val", "test"))
-    theirs = _hashes(run.data, ("train", "val"))
-    if not ours or not theirs:
+    kept_back, seen = _hashes(data, ("val", "test")), _hashes(run.data, ("train", "val"))
+    if not kept_back or not seen:
         return (f"{run.key} was trained on other data: whether it has seen val or test of this run is not known",)
-    if common := len(ours & theirs):
+    if common := len(kept_back & seen):
         message = f"{run.key}: {run.folder} was trained on {common} pictures that are val or test here"
         raise InputError(message, "use data of the same name, seed and limits in both runs")
     return ()

@@ -483,6 +483,7 @@ class QuantizeResult(BaseModel):
     model_config = RESULT
     folder: Path = Field(default=Path(), exclude=True)
     core: str = "core.int8.onnx"
+    """From `frames` to the raw outputs."""
     model: str = "model.int8.onnx"
     metric: str
     val_fp32: dict[str, float]

@@ -38,9 +38,9 @@ class Detector(nn.Module):
 
         Sides: left, top, right, bottom of the box around the middle of each cell, as `stages.tasks.detect` reads them.
         """
-        stem, stages = self.body
+        stem, stages = self.body.children()
         x, maps = stem(batch), []
-        for stage in stages:
+        for stage in stages.children():
             x = stage(x)
             maps.append(x)
         del maps[-2]  # the last stage does not pool: its map is as large, and has seen more

@@ -48,9 +48,9 @@ class Segmenter(nn.Module):
 
         Each place has the logits of its s x s pixels, as `stages.tasks.segment.per_pixel` puts them.
         """
-        stem, stages = self.body
+        stem, stages = self.body.children()
         maps = [stem(batch)]
-        for stage in stages:
+        for stage in stages.children():
             maps.append(stage(maps[-1]))
         top = maps.pop()
         maps.pop()  # the last stage does not pool: its map is as large, and has seen more

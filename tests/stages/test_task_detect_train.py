@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from stages.spec import (
     ModelConfig,
     QuantizeConfig,
     TrainConfig,
+    TrainResult,
 )
 from stages.tasks import TASKS, detect
 from stages.train.examples import check_config, load_examples
