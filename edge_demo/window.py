@@ -61,5 +61,5 @@ class Window:
 def open_window() -> Window:
     """A window sized to its picture. Call `why_no_window` first."""
     cv2 = load_cv2()
-    cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE)
+    cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)  # without Qt's tool bar
     return Window(cv2)
