@@ -1,13 +1,17 @@
-"""Presets, from data to report: `python benchmarks/presets.py [PRESET ...] [--seeds K] [--data DIR] [--out FILE.json]`.
+"""Presets, from data to report: `python benchmarks/presets.py [PRESET ...] [--seeds K] [--until train] [--out FILE]`.
 
 Each seed is one `pipeline all --preset PRESET` in a fresh run folder with `train.seed` and `data.seed` set to it, then
 the same command again twice: everything must come from the cache. Accuracy is that of the whole test split, which
-nothing but the final evaluation reads.
+nothing but the final evaluation reads. With `--until train` each seed is one `pipeline train`, and the kept weights are
+scored on test once, in float32 by torch: training alone, for the time that takes.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +62,40 @@ def measure(preset: str, seed: int, env: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def measure_training(preset: str, seed: int, env: Mapping[str, str]) -> dict[str, Any]:
+    """One seed of the training alone: what the stage says, and the test metric of the weights it kept."""
+    began = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        sets = ("--set", f"train.seed={seed}", "--set", f"data.seed={seed}")
+        common.pipeline("train", "--preset", preset, "--run", "run", *sets, env=env, cwd=Path(folder))
+        stages = {stage["name"]: stage["result"] for stage in read_run(Path(folder))["stages"]}
+        scored = common.run([sys.executable, __file__, "--score", str(Path(folder) / "run")], env=env)
+    names = ("cpu_seconds", "seconds", "val", "train", "epochs", "best_epoch", "parameters", "precision", "metric")
+    load = [round(began, 2), round(os.getloadavg()[0], 2)]
+    return {"seed": seed, "load_average": load, **json.loads(scored.stdout), **{n: stages["train"][n] for n in names}}
+
+
+def score(run: Path) -> None:
+    """Prints the metric of a run's kept weights on its test split, as JSON; in a process of its own, torch is large."""
+    import torch
+    from safetensors.torch import load_file
+
+    from stages.spec import DataResult, TrainConfig
+    from stages.train.epoch import evaluate
+    from stages.train.examples import load_examples
+    from stages.train.stage import make_fabric, make_learner
+
+    stages = {stage["name"]: stage["result"] for stage in read_run(run.parent)["stages"]}
+    data = DataResult.model_validate_json(json.dumps(stages["data"])).model_copy(update={"folder": run / "data"})
+    config = TrainConfig.model_validate_json((run / "train" / "config.json").read_text(encoding="utf-8"))
+    torch.set_num_threads(1)
+    fabric = make_fabric("cpu", "32-true")
+    learner = make_learner(config.model_copy(update={"ema": 0.0}), data, fabric)  # what was kept is the average already
+    learner.core.load_state_dict(load_file(run / "train" / stages["train"]["weights"]))
+    test = load_examples(data, "test", fabric.device)
+    print(json.dumps({"test": evaluate(learner, test).metric, "n": len(test)}))
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """run.json of the run in `folder`."""
     document: dict[str, Any] = json.loads((folder / "run" / "run.json").read_text(encoding="utf-8"))
@@ -82,6 +120,20 @@ def accuracy_table(preset: str, seeds: list[dict[str, Any]]) -> str:
         [f"engine ({n})", seeds[0]["metric"], "test items", "agreement with torch, lowest", "largest logit difference"],
         rows,
     )
+
+
+def training_table(preset: str, seeds: list[dict[str, Any]]) -> str:
+    """Accuracy and cost of the training alone."""
+    loads = [load for seed in seeds for load in seed["load_average"]]
+    row = [
+        f"`{preset}`, {seeds[0]['parameters']:,} parameters, {seeds[0]['precision']}, n = {len(seeds)} seeds",
+        common.spread([100 * seed["test"] for seed in seeds], 2, " %"),
+        f"{seeds[0]['n']:,}",
+        common.spread([100 * seed["val"] for seed in seeds], 2, " %"),
+        common.spread([seed["cpu_seconds"] for seed in seeds], 1),
+        f"{min(loads):.1f}-{max(loads):.1f}",
+    ]
+    return common.table(["training", f"test {seeds[0]['metric']}", "items", "val", "CPU-s", "load"], [row])
 
 
 def cost_table(preset: str, seeds: list[dict[str, Any]]) -> str:
@@ -118,13 +170,22 @@ def main(default_presets: tuple[str, ...] = ("mnist", "fashion", "keras-convnet"
     parser.add_argument("--data", type=Path, help="folder of the standard sets (default: PIPELINE_DATA)")
     parser.add_argument("presets", nargs="*", default=list(default_presets))
     parser.add_argument("--seeds", type=int, default=default_seeds, help="seeds 0 to K - 1")
+    parser.add_argument("--until", choices=["all", "train"], default="all", help="train: no later stage")
+    parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.score:
+        score(options.score)
+        return
     document, env, tables = common.begin("presets"), common.environment(options.data), []
     document["presets"] = {}
     for preset in options.presets:
-        seeds = [measure(preset, seed, env) for seed in range(options.seeds)]
+        one = measure if options.until == "all" else measure_training
+        seeds = [one(preset, seed, env) for seed in range(options.seeds)]
         document["presets"][preset] = seeds
-        tables += [accuracy_table(preset, seeds), cost_table(preset, seeds)]
+        if options.until == "all":
+            tables += [accuracy_table(preset, seeds), cost_table(preset, seeds)]
+        else:
+            tables.append(training_table(preset, seeds))
     common.end(document, tables, options.out)
 
 
