@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from edge_demo.errors import InputError
 from edge_demo.runtime import Bound
-from stages.bench import charts, pages, power, proc, rows, stage, stats
+from stages.bench import charts, pages, power, proc, rows, stage, stats, throughput
 from stages.bench.document import BenchDocument
 from stages.bench.inputs import Samples
 from stages.bench.method import Lab, Plan, Record, enough_memory, plan_for
@@ -205,6 +205,27 @@ def test_every_request_of_the_queue_runs_equally_often(jobs: int) -> None:
     assert timed.n == queue.started == queue.waited
     assert timed.n >= 5
     assert timed.n % jobs == 0
+
+
+@pytest.mark.parametrize("slice_ms", [100, 107, 113])
+def test_a_short_slice_of_a_slow_model_has_the_rate_of_a_long_one(
+    slice_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two streams of 13 ms, by a clock of our own: a stream that idles at the end would cost up to 6 percent."""
+    now, latency, free_at = [0], 13_000_000, [0, 0]
+    monkeypatch.setattr(throughput.time, "perf_counter_ns", lambda: now[0])
+
+    class Queue:
+        def start_async(self) -> None:
+            first = min(range(2), key=free_at.__getitem__)
+            now[0] = max(now[0], free_at[first])
+            free_at[first] = now[0] + latency
+
+        def wait_all(self) -> None:
+            now[0] = max(free_at)
+
+    timed = _fill(Queue(), [{}] * 2, slice_ms / 1e3, 1)
+    assert timed.n / timed.wall_ns == pytest.approx(2 / latency)
 
 
 def test_without_rounds_the_host_is_judged_by_the_starts(tmp_path: Path) -> None:
