@@ -44,7 +44,7 @@ class Window:
         """Show a new BGR frame (None: keep the last) and handle keys; False when the person closed it."""
         if frame is not None:
             self.cv2.imshow(TITLE, frame)
-        # The toolkit paints only while it is waited for, and on a busy machine 1 ms is not enough (measured: all black).
+        # The toolkit paints only while it is waited for, and on a busy machine 1 ms is not enough (measured: black).
         # The next frame is the farthest away right after one, so the time is given then; later it would hold one up.
         code = self.cv2.waitKey(PAINT_MS if frame is None and self.painting else 1)
         self.painting = frame is not None
