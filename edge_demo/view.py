@@ -13,7 +13,7 @@ from edge_demo.loop import Processed
 from edge_demo.stats import Rate, Recent, WholeRun
 
 REPAINT_S = 0.25
-WAIT_S = 0.02  # for a frame, before keys and closing are looked at; a frame that comes meanwhile is shown at once
+WAIT_S = 0.05  # for a frame, before keys and closing are looked at; a frame that comes meanwhile is shown at once
 
 
 class Screen(Protocol):
@@ -64,6 +64,7 @@ class View:
         self._pressed = pressed
         self._last: Processed | None = None
         self._painted_s = 0.0
+        self._just = True
         self._ages = Recent()
         self._rate = Rate()
         self.ages = WholeRun()
@@ -73,7 +74,8 @@ class View:
         """Show what is new, or a frozen frame again when its source is in trouble; False when the person closed it."""
         if self._pressed and (key := self._screen.key()):
             self._pressed(key)
-        newest = self._shown.get(WAIT_S)
+        newest = self._shown.get(0 if self._just else WAIT_S)
+        self._just = newest is not None
         self._last = newest or self._last
         again = troubled and now_s - self._painted_s >= REPAINT_S
         if self._last is None or not (newest or again):
