@@ -137,7 +137,8 @@ def _measure(
             reference += task.decode(dict(zip(task.outputs, final, strict=True)), params)
             for engine in engines:
                 engine.results += task.decode(infer(engine.model, batch), params)
-                apart = _apart(infer(engine.core, normalized)[engine.core.outputs[0].name], logits, engine)
+                seen = batch if engine.core.inputs[0].name == "frames" else normalized
+                apart = _apart(infer(engine.core, seen)[engine.core.outputs[0].name], logits, engine)
                 engine.max_abs_logits = max(engine.max_abs_logits, apart)
     return reference, engines
 
@@ -158,7 +159,7 @@ def _open(export: ExportResult, quantize: QuantizeResult, stack: ExitStack) -> I
 def _torch(deployed: Deployed, batch: NDArray[np.uint8]) -> tuple[Array, Array, list[Array]]:
     """The normalized batch, the first raw output and the final outputs."""
     with torch.inference_mode():
-        normalized = deployed.pre(torch.from_numpy(batch))
+        normalized = deployed.pre(torch.from_numpy(np.array(batch)))  # torch warns of arrays mapped from disk
         raw = deployed.core(normalized)
         final = deployed.post(*raw)
     return normalized.numpy(), raw[0].numpy(), [tensor.numpy() for tensor in final]

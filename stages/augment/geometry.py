@@ -56,7 +56,7 @@ def draw_geometry(draws: Draws, limits: Limits, height: int, width: int) -> Geom
     for column, name in enumerate(("flip", "flip_vertical")):
         if is_on(limits, name):
             mirrored = 1 - 2 * draws.chosen(limits[name]).view(-1, 1, 1).float()
-            columns = list(matrix.split(1, dim=2))
+            columns = list(matrix.chunk(3, dim=2))
             columns[column] = columns[column] * mirrored
             matrix = torch.cat(columns, dim=2)
     if is_on(limits, "quarter_turns"):
@@ -135,15 +135,18 @@ def warp(batch: Tensor, matrix: Tensor, field: Tensor | None = None) -> Tensor:
         matrix: (N, 2, 3), as `Geometry.matrix`.
         field: (N, H, W, 2), as `Geometry.field`.
     """
-    height, width = batch.shape[2:]
-    x = (2 * torch.arange(width, device=batch.device) + 1) / width - 1
-    y = (2 * torch.arange(height, device=batch.device) + 1) / height - 1
+    grid = places(batch.shape[2], batch.shape[3], matrix, field)
+    return F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def places(height: int, width: int, matrix: Tensor, field: Tensor | None = None) -> Tensor:
+    """(N, H, W, 2): x and y of where each pixel of the result is read, in half sides from the source's centre."""
+    x = (2 * torch.arange(width, device=matrix.device) + 1) / width - 1
+    y = (2 * torch.arange(height, device=matrix.device) + 1) / height - 1
     # F.affine_grid gives the same, three times slower on a CPU
     of_x, of_y, shift = matrix[:, None, None].unbind(-1)
-    grid = of_x * x.view(1, 1, -1, 1) + (of_y * y.view(1, -1, 1, 1) + shift)
-    if field is not None:
-        grid = grid + field
-    return F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    grid: Tensor = of_x * x.view(1, 1, -1, 1) + (of_y * y.view(1, -1, 1, 1) + shift)
+    return grid if field is None else grid + field
 
 
 def shift_and_flip(frames: Tensor, draws: Draws, limits: Limits) -> tuple[Tensor, Geometry]:

@@ -21,6 +21,7 @@ from stages.models.mlp import mlp
 from stages.models.mobile import mobile
 from stages.models.perceptron import perceptron
 from stages.models.resnet import resnet
+from stages.models.segmenter import segmenter
 from stages.spec import ModelConfig
 
 __all__ = ["MODELS", "Builder", "Network", "build", "macs", "network", "parameters", "receptive_field"]
@@ -52,6 +53,12 @@ MODELS: dict[str, Network] = {
     ),
     "detector": Network(
         detector, "convolutions, additions, max pooling, nearest resizing; what comes after is float", "relu", "detect"
+    ),
+    "segmenter": Network(
+        segmenter,
+        "convolutions, max pooling, nearest resizing, concatenation; what comes after is float",
+        "relu",
+        "segment",
     ),
 }
 

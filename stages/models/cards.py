@@ -30,6 +30,7 @@ DIALS: dict[str, object] = {
     "dropout": 0.5,
     "last_side": 4,
     "pool_stem": True,
+    "identity_start": True,
 }
 """Every dial with a value that is not its default."""
 

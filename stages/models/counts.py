@@ -21,17 +21,20 @@ def macs(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> int:
     A convolution costs `output values x kernel height x kernel width x in_channels / groups`, a linear layer
     `in_features x out_features`. The network is run once on zeros in evaluation mode and left as it was.
     """
-    total = 0
+    return sum(layer_macs(model, in_channels, size_wh).values())
+
+
+def layer_macs(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> dict[str, int]:
+    """Name of each convolution and linear layer -> its part of `macs`."""
+    names = {module: name for name, module in model.named_modules()}
+    found: dict[str, int] = {}
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += output.numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
+        per_value = module.weight[0].numel() if isinstance(module, nn.Conv2d | nn.Linear) else 0
+        found[names[module]] = found.get(names[module], 0) + output.numel() * per_value
 
     _run_with(count, nn.Conv2d | nn.Linear, model, in_channels, size_wh)
-    return total
+    return found
 
 
 def receptive_field(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> int:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from stages.arrays import load_boxes, load_truth
 from stages.augment import Draws, augment
 from stages.augment.boxes import augment_boxes
+from stages.augment.masks import augment_masks
 from stages.spec import AugmentConfig, DataResult, Split, TrainConfig
-from stages.tasks import classify, detect
+from stages.tasks import classify, detect, segment
 
 
 class Targets(Protocol):
@@ -57,6 +58,8 @@ class Task:
     """(uint8 NHWC frames, targets, config, draws, number of labels) -> the same, changed."""
     truths: Callable[[DataResult, Split], list[Any]]
     """The truth of every item of a split, as `edge_demo.tasks.TASKS[name].score` takes it."""
+    plain_truth: Callable[[Any], Any]
+    """One of those as plain JSON values, which `score` takes as well."""
     strata: Callable[[DataResult, Split], NDArray[np.int64]]
     """(N,) class that each item stands for in a stratified sample."""
     predictions: Callable[[Sequence[Any], Sequence[Any]], dict[str, NDArray[Any]]]
@@ -74,6 +77,7 @@ TASKS: dict[str, Task] = {
         hits=classify.hits,
         augment=augment,
         truths=classify.truths,
+        plain_truth=int,
         strata=load_truth,
         predictions=classify.predictions,
     ),
@@ -87,7 +91,22 @@ TASKS: dict[str, Task] = {
         hits=None,
         augment=augment_boxes,
         truths=load_boxes,
+        plain_truth=dict,
         strata=detect.strata,
         predictions=detect.predictions,
+    ),
+    "segment": Task(
+        raw_outputs=("logits",),
+        outputs=("classes",),
+        post=segment.Post,
+        check=segment.check,
+        targets=segment.targets,
+        loss=segment.loss,
+        hits=None,
+        augment=augment_masks,
+        truths=segment.truths,
+        plain_truth=segment.plain_truth,
+        strata=segment.strata,
+        predictions=segment.predictions,
     ),
 }

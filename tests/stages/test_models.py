@@ -97,6 +97,23 @@ def test_resnet_starts_as_he_says() -> None:
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.02)
 
 
+def test_identity_start_hands_on_what_comes_in() -> None:
+    """As many channels as come in, unchanged; every other weight is that of the same seed without the dial."""
+
+    def convolutions(**dials: bool) -> list[nn.Conv2d]:
+        torch.manual_seed(0)
+        model = build(ModelConfig(name="fast", width=2, **dials), 3, (32, 32), 10)
+        return [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+    (stem, *others), (plain_stem, *plain) = convolutions(identity_start=True), convolutions()
+    assert torch.equal(stem.weight, plain_stem.weight)
+    assert {(m.in_channels, m.out_channels) for m in others} == {(4, 4), (4, 8), (8, 8)}
+    for conv, as_drawn in zip(others, plain, strict=True):
+        batch, n = torch.randn(2, conv.in_channels, 6, 5), conv.in_channels
+        torch.testing.assert_close(conv(batch)[:, :n], batch)
+        assert torch.equal(conv.weight[n:], as_drawn.weight[n:])
+
+
 def test_resnet_stem_is_space_to_depth_and_a_3x3_convolution() -> None:
     model = build(ModelConfig(), 3, (28, 28), 10)
     stem = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
@@ -189,6 +206,11 @@ def test_gradients_reach_every_parameter(name: str) -> None:
         (ModelConfig(name="convnet", last_side=4), (28, 28), "train.model.last_side: has no effect on convnet"),
         (ModelConfig(name="resnet", pool_stem=True), (28, 28), "train.model.pool_stem: has no effect on resnet"),
         (ModelConfig(name="mlp", pool_stem=True), (28, 28), "train.model.pool_stem: has no effect on mlp"),
+        (
+            ModelConfig(name="resnet", identity_start=True),
+            (28, 28),
+            "train.model.identity_start: has no effect on resnet",
+        ),
         (ModelConfig(name="perceptron", activation="relu"), (28, 28), "train.model.activation: has no effect on"),
     ],
 )
