@@ -38,7 +38,7 @@ def layer_macs(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> 
 
 
 def receptive_field(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> int:
-    """Side in pixels of the square that one value of the last feature map depends on, before pooling over all of it.
+    """Side in pixels of the square that one value of the body's last feature map depends on, before it is pooled away.
 
     May be larger than the picture. A network without convolutions sees the whole picture: its longer side.
 
@@ -54,7 +54,13 @@ def receptive_field(model: nn.Module, in_channels: int, size_wh: tuple[int, int]
         kernel, stride = (_side(getattr(module, name)) for name in ("kernel_size", "stride"))
         field, jump, seen = field + (kernel - 1) * jump, jump * stride, seen + 1
 
-    _run_with(widen, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, model, in_channels, size_wh)
+    body = {id(module) for module in model.get_submodule("body").modules()} if hasattr(model, "body") else None
+
+    def widen_body(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if body is None or id(module) in body:
+            widen(module, inputs, output)
+
+    _run_with(widen_body, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, model, in_channels, size_wh)
     return field if seen else max(size_wh)
 
 

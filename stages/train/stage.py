@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from safetensors.torch import save
 from torch import Tensor
 
+from edge_demo.errors import InputError
 from stages.generalization import judge
 from stages.graph import Preprocess
-from stages.models import macs, network, parameters
+from stages.models import build, macs, network, parameters
 from stages.other_run import OtherRun
 from stages.spec import DataResult, Gate, OnStep, Step, TrainConfig, TrainResult, ignore
 from stages.tasks import TASKS
@@ -46,6 +48,7 @@ from stages.train.sources import load_teacher, read_sources, start
 from stages.train.tracking import Log, tracked
 from stages.train.val_picture import draw_val
 from stages.train.warm_start import INIT_FROM, told
+from stages.trained import CHANNELS
 
 # Fabric announces its precision on stderr; a stage prints nothing, and its result says it.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -138,7 +141,9 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         notes=(*notes, *streamed, *started, *progress.notes),
         gates=_gates(config, metric, val_metric, len(val)),
         val_png=drawn,
-        generalization=judge(config, metric, train_metric, len(seen), val_metric, len(val)),
+        generalization=judge(
+            config, metric, train_metric, len(seen), val_metric, len(val), partial(_is_allowed, data=data)
+        ),
     )
     if not is_first():
         return result
@@ -148,6 +153,17 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     write_png(out_dir / result.curves_png, progress.rows, metric, progress.kept_epoch)
     shutil.rmtree((out_dir / FILE).parent)
     return result
+
+
+def _is_allowed(config: TrainConfig, *, data: DataResult) -> bool:
+    """Whether such a training could start."""
+    try:
+        check_config(config, data)
+        with torch.random.fork_rng():
+            build(config.model, CHANNELS[data.colour], data.size_wh, len(data.labels))
+    except InputError:
+        return False
+    return True
 
 
 def _choices(config: TrainConfig, accelerator: str, precision: str) -> tuple[str, ...]:
