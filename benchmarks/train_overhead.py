@@ -79,7 +79,7 @@ def bare(preset: str, sets: list[str], folder: Path) -> None:
     from stages.models import build
     from stages.spec import DataResult
     from stages.tasks import TASKS
-    from stages.train.device import choose_precision
+    from stages.train.device import choose_precision, keep_freed_memory
     from stages.train.optim import lr_factor, make_optimizer
 
     document = run_pipeline(load_config(None, preset, sets), folder, until="data")
@@ -88,6 +88,7 @@ def bare(preset: str, sets: list[str], folder: Path) -> None:
     config = load_config(None, preset, sets).train
     task, mixed = TASKS[config.task], choose_precision(config, "cpu") == "bf16-mixed"
     torch.set_num_threads(config.threads)
+    keep_freed_memory()  # else the product's loop would be the cheaper one
     torch.manual_seed(config.seed)
     frames, targets = (torch.from_numpy(load(data, "train").copy()) for load in (load_frames, load_truth))
     pre = Preprocess(data.colour, data.mean, data.std)

@@ -41,7 +41,7 @@ class Window:
         """Show a new BGR frame (None: keep the last) and handle keys; False when the person closed it."""
         if frame is not None:
             self.cv2.imshow(TITLE, frame)
-        code = self.cv2.waitKey(10 if frame is None else 1)
+        code = self.cv2.waitKey(1)  # no longer: the next frame may be there already
         if code >= 0 and code & 0xFF in QUIT_KEYS:
             return False
         if code >= 0 and chr(code & 0xFF).isprintable():
@@ -61,5 +61,5 @@ class Window:
 def open_window() -> Window:
     """A window sized to its picture. Call `why_no_window` first."""
     cv2 = load_cv2()
-    cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE)
+    cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)  # without Qt's tool bar
     return Window(cv2)

@@ -149,7 +149,8 @@ def coloured(bgr: NDArray[np.uint8], classes: NDArray[np.uint8]) -> NDArray[np.u
     """A BGR frame under the colours of its class map (H, W)."""
     table = np.array([colour_of(class_id) for class_id in range(VOID)] + [VOID_BGR], dtype=np.float32)
     share = np.where(classes == BACKGROUND, 0.0, COLOURED)[..., None]
-    return (bgr * (1 - share) + table[classes] * share).round().astype(np.uint8)
+    blended: NDArray[np.uint8] = (bgr * (1 - share) + table[classes] * share).round().astype(np.uint8)
+    return blended
 
 
 def legend(labels: Sequence[str]) -> list[tuple[str, str]]:

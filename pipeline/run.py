@@ -19,6 +19,7 @@ from edge_demo.errors import Error, missing_extra
 from pipeline.config import PipelineConfig, dump_toml
 from pipeline.keys import ROOT, canonical, code_digest, library_versions, software, stage_key
 from pipeline.workspace import RunDocument, RunGate, StageRecord, Workspace, opened, write_atomic
+from stages.other_run import fingerprint
 from stages.spec import (
     BenchResult,
     BundleResult,
@@ -63,13 +64,6 @@ def _data_fingerprint(config: Any) -> str:
     return fingerprint(config)
 
 
-def _weights_fingerprint(config: Any) -> str:
-    if not config.init_from:
-        return ""
-    digest: Callable[[str], str] = importlib.import_module("stages.train.warm_start").weights_digest
-    return digest(config.init_from)
-
-
 def _host_fingerprint(config: Any) -> str:
     return str(_system()["fingerprint"])
 
@@ -89,8 +83,8 @@ STAGES: tuple[Stage, ...] = (
         needs=("data",),
         result=TrainResult,
         libraries=(*TORCH, "matplotlib"),
+        outside=fingerprint,
         resumable=True,
-        outside=_weights_fingerprint,
     ),
     Stage(
         name="export",

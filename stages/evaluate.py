@@ -137,7 +137,8 @@ def _measure(
             reference += task.decode(dict(zip(task.outputs, final, strict=True)), params)
             for engine in engines:
                 engine.results += task.decode(infer(engine.model, batch), params)
-                apart = _apart(infer(engine.core, normalized)[engine.core.outputs[0].name], logits, engine)
+                seen = batch if engine.core.inputs[0].name == "frames" else normalized
+                apart = _apart(infer(engine.core, seen)[engine.core.outputs[0].name], logits, engine)
                 engine.max_abs_logits = max(engine.max_abs_logits, apart)
     return reference, engines
 

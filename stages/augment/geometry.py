@@ -56,7 +56,7 @@ def draw_geometry(draws: Draws, limits: Limits, height: int, width: int) -> Geom
     for column, name in enumerate(("flip", "flip_vertical")):
         if is_on(limits, name):
             mirrored = 1 - 2 * draws.chosen(limits[name]).view(-1, 1, 1).float()
-            columns = list(matrix.split(1, dim=2))
+            columns = list(matrix.chunk(3, dim=2))
             columns[column] = columns[column] * mirrored
             matrix = torch.cat(columns, dim=2)
     if is_on(limits, "quarter_turns"):
@@ -135,7 +135,7 @@ def warp(batch: Tensor, matrix: Tensor, field: Tensor | None = None) -> Tensor:
         matrix: (N, 2, 3), as `Geometry.matrix`.
         field: (N, H, W, 2), as `Geometry.field`.
     """
-    grid = places(*batch.shape[2:], matrix, field)
+    grid = places(batch.shape[2], batch.shape[3], matrix, field)
     return F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -43,7 +43,7 @@ def augment_masks(
 
 def moved(masks: Tensor, geometry: Geometry) -> Tensor:
     """Masks uint8 (N, H, W) of the source -> of the result: the nearest pixel's class, void outside."""
-    grid = places(*masks.shape[1:], geometry.matrix, geometry.field)
+    grid = places(masks.shape[1], masks.shape[2], geometry.matrix, geometry.field)
     # grid_sample has zeros outside, so void is made zero; whole numbers to 255 are exact as floats.
     shifted = F.grid_sample(masks[:, None].float() - VOID, grid, mode="nearest", align_corners=False)
     return (shifted[:, 0] + VOID).to(masks.dtype)

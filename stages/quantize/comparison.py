@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edge_demo.runtime import Bound, Runtime, open_runtime
+from edge_demo.runtime import Array, Bound, Runtime, open_runtime
 from edge_demo.tasks import TASKS
 from stages import onnx_graph
 from stages.arrays import to_bgr
@@ -36,9 +36,13 @@ class Reference:
     correct: NDArray[Any]
     metric: float
     raw: NDArray[np.float64]
-    """First raw output of the bare network, for `Stand.batch`."""
+    """First raw output of the bare network, for `Stand.few`."""
     bound: Bound
     """The deployed model at batch 1; it owns the buffers its `run` reads and writes."""
+
+
+Deploy = Callable[[ModelProto], tuple[ModelProto, ModelProto]]
+"""A bare network -> the same from `frames` to its raw outputs, and as it ships."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,9 @@ class Stand:
     frames: NDArray[np.uint8]
     """uint8 NHWC, C = 1 or 3 (BGR)."""
     truth: Sequence[Any]
-    batch: NDArray[np.float32]
-    """Some of the frames as the bare network sees them."""
-    deploy: Callable[[ModelProto], ModelProto]
+    few: NDArray[np.uint8]
+    """Some of the frames in BGR, for raw outputs."""
+    deploy: Deploy
     fp32: dict[str, Reference]
     fp32_bytes: int
     scratch: Path
@@ -65,12 +69,12 @@ def open_stand(
     frames: NDArray[np.uint8],
     truth: Sequence[Any],
     files: tuple[Path, Path, Path],
-    deploy: Callable[[ModelProto], ModelProto],
+    deploy: Deploy,
     scratch: Path,
 ) -> Iterator[Stand]:
     """Measure FP32 once; `files` are the pre graph, the bare network and the deployed model."""
     pre, core, model = files
-    few = frames[:: max(1, math.ceil(len(frames) / SQNR_FRAMES))]
+    few = to_bgr(frames[:: max(1, math.ceil(len(frames) / SQNR_FRAMES))])
     with closing(open_runtime(RUNTIMES[0], pre)) as opened:
         batch = np.concatenate([infer(opened, part)["batch"] for part in batches(few)])
     with ExitStack() as stack:
@@ -81,7 +85,7 @@ def open_stand(
             metric = TASKS[task].score(found, truth)[TASKS[task].metric]
             correct = TASKS[task].correct(found, truth)
             fp32[name] = Reference(found, correct, metric, raw_output(name, core, batch), bind_one(runtime, frames))
-        yield Stand(task, labels, frames, truth, batch, deploy, fp32, model.stat().st_size, scratch)
+        yield Stand(task, labels, frames, truth, few, deploy, fp32, model.stat().st_size, scratch)
 
 
 def reference_row(stand: Stand) -> Candidate:
@@ -104,8 +108,9 @@ def measured(stand: Stand, name: str, core: ModelProto) -> Candidate:
         Error: not a valid graph.
     """
     core_file, model_file = stand.scratch / "core.int8.onnx", stand.scratch / "model.int8.onnx"
-    onnx_graph.save(core, core_file)
-    size_bytes = onnx_graph.save(stand.deploy(core), model_file)
+    raw, model = stand.deploy(core)
+    onnx_graph.save(raw, core_file)
+    size_bytes = onnx_graph.save(model, model_file)
     metric, ci95, paired, same, sqnr = {}, {}, {}, {}, []
     speed: dict[str, Speed] = {}
     for runtime_name, fp32 in stand.fp32.items():
@@ -118,7 +123,7 @@ def measured(stand: Stand, name: str, core: ModelProto) -> Candidate:
         ci95[runtime_name] = metric_interval(stand.task, found, stand.truth)
         paired[runtime_name] = int((fp32.correct > correct).sum()), int((fp32.correct < correct).sum())
         same[runtime_name] = agreement(stand.task, fp32.answers, found)
-        sqnr.append(sqnr_db(fp32.raw, raw_output(runtime_name, core_file, stand.batch)))
+        sqnr.append(sqnr_db(fp32.raw, raw_output(runtime_name, core_file, stand.few)))
     return Candidate(
         name=name,
         metric=metric,
@@ -141,8 +146,8 @@ def bind_one(runtime: Runtime, frames: NDArray[np.uint8]) -> Bound:
     return runtime.bind({runtime.inputs[0].name: to_bgr(frames[:1]).copy()})
 
 
-def raw_output(runtime: str, core: Path, batch: NDArray[np.float32]) -> NDArray[np.float64]:
-    """First raw output of a bare network, float64."""
+def raw_output(runtime: str, core: Path, batch: Array) -> NDArray[np.float64]:
+    """First raw output of a bare network, float64, for what it takes: a normalized batch, or frames."""
     with closing(open_runtime(runtime, core)) as opened:
         first = opened.outputs[0].name
         parts = [infer(opened, batch[at : at + RAW_BATCH])[first] for at in range(0, len(batch), RAW_BATCH)]

@@ -268,5 +268,5 @@ def predictions(truths: Sequence[Mapping[str, Any]], results: Sequence[Boxes]) -
         "true_class": np.array([class_id for truth in truths for class_id in truth["classes"]], np.int64),
         "true_crowd": np.array([flag for truth in truths for flag in truth["crowd"]], bool),
         "true_item": np.repeat(np.arange(len(truths)), true_counts),
-        "shown": np.float32(results[0].threshold if results else 0.0),
+        "shown": np.array(results[0].threshold if results else 0.0, dtype=np.float32),
     }

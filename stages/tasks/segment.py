@@ -38,8 +38,8 @@ class Post(nn.Module):
     def forward(self, logits: Tensor) -> tuple[Tensor]:
         """The class with the largest logit; of equal ones the first."""
         fine = self.size_wh[0] // logits.shape[3]
-        found = logits.unflatten(1, (-1, fine * fine)).argmax(dim=1).to(torch.uint8)
-        placed = found.unflatten(1, (fine, fine)).permute(0, 3, 1, 4, 2)
+        found = torch.unflatten(logits, 1, (-1, fine * fine)).argmax(dim=1).to(torch.uint8)
+        placed = torch.unflatten(found, 1, (fine, fine)).permute(0, 3, 1, 4, 2)
         return (placed.flatten(3, 4).flatten(1, 2),)
 
 

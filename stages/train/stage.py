@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from stages.generalization import judge
 from stages.graph import Preprocess
-from stages.models import build, macs, network, parameters
+from stages.models import macs, network, parameters
+from stages.other_run import OtherRun
 from stages.spec import DataResult, Gate, OnStep, Step, TrainConfig, TrainResult, ignore
 from stages.tasks import TASKS
 from stages.train.average import average_of
@@ -34,16 +35,17 @@ from stages.train.checkpoint import (
     write_atomic,
 )
 from stages.train.curves import write_csv, write_png
-from stages.train.device import check_compiler, choose_accelerator, choose_precision
+from stages.train.device import check_compiler, choose_accelerator, choose_precision, keep_freed_memory
 from stages.train.distributed import agree, for_many, is_first, local_device, reduce_sums
 from stages.train.epoch import Watch, evaluate, steps_of, train_epoch
 from stages.train.examples import Examples, balanced_weights, check_config, load_examples, streaming_notes
 from stages.train.learner import Learner
 from stages.train.memory import largest_batch
 from stages.train.optim import make_optimizer
+from stages.train.sources import load_teacher, read_sources, start
 from stages.train.tracking import Log, tracked
 from stages.train.val_picture import draw_val
-from stages.train.warm_start import told, warm_start, weights_digest
+from stages.train.warm_start import INIT_FROM, told
 
 # Fabric announces its precision on stderr; a stage prints nothing, and its result says it.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -71,7 +73,7 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         on_step: Called after each epoch, and inside of one about ten times a second.
 
     Raises:
-        InputError: settings that do not fit data or hardware.
+        InputError: settings that do not fit data, hardware, or the runs they name.
         Error: the loss became NaN or infinite, or the checkpoint is damaged.
     """
     check_config(config, data)
@@ -79,7 +81,9 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     precision = choose_precision(config, accelerator)
     if config.compile:
         check_compiler(accelerator)
-    notes = _choices(config, accelerator, precision)
+    others, said = read_sources(config, data, out_dir)
+    sources = {key: other.sha256 for key, other in others.items()}
+    notes = (*_choices(config, accelerator, precision), *said)
     for note in notes:
         on_step(Step("train", note=note))
     with torch_settings(config):
@@ -88,11 +92,11 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         streamed = streaming_notes(train=train, val=val)
         for note in streamed:
             on_step(Step("train", note=note))
-        learner = make_learner(config, data, fabric)
-        started = (told(learner.core, config.init_from),) if config.init_from else ()
+        learner = make_learner(config, data, fabric, others)
+        started = (told(learner.core, others[INIT_FROM]),) if INIT_FROM in others else ()
         for note in started:
             on_step(Step("train", note=note))
-        identity = _identity(config, data, accelerator, precision)
+        identity = _identity(config, data, accelerator, precision, sources)
         progress, kept, resumed = _start(out_dir, identity, learner, on_step)
         agree("the step to go on from", progress.step)
         learner = _with_batch_size(learner, train, progress, on_step)
@@ -111,7 +115,7 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     result = TrainResult(
         folder=out_dir,
         task=config.task,
-        model=config.model,
+        model=learner.config.model,
         labels=data.labels,
         in_channels=in_channels,
         size_wh=data.size_wh,
@@ -130,6 +134,7 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         accumulate=-(-learner.config.batch_size * config.accumulate // progress.pass_size),
         recoveries=progress.recoveries,
         resumed_from_step=resumed,
+        sources=sources,
         notes=(*notes, *streamed, *started, *progress.notes),
         gates=_gates(config, metric, val_metric, len(val)),
         val_png=drawn,
@@ -165,9 +170,10 @@ def make_fabric(accelerator: str, precision: str) -> Fabric:
 
 @contextmanager
 def torch_settings(config: TrainConfig) -> Iterator[None]:
-    """Threads and seed for the time of the training; the caller's are put back."""
+    """Threads and seed for the time of the training; the caller's are put back. The allocator stays as it then is."""
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     try:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -176,12 +182,11 @@ def torch_settings(config: TrainConfig) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric) -> Learner:
-    """A freshly initialized network with its optimizer, on the device."""
+def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric, others: Mapping[str, OtherRun]) -> Learner:
+    """A network with its optimizer, on the device: freshly initialized, or made from another run's."""
     pre = Preprocess(data.colour, data.mean, data.std).to(fabric.device)
-    core = build(config.model, pre.scale.shape[1], data.size_wh, len(data.labels))
-    if config.init_from:
-        warm_start(core, config.init_from)
+    core, model_config = start(config, data, others)
+    config = config.model_copy(update={"model": model_config})
     core = core.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     core = for_many(core, fabric.device)
     network: Any = torch.compile(core) if config.compile else core
@@ -189,7 +194,8 @@ def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric) -> Learn
     post = TASKS[config.task].post(data.size_wh).to(fabric.device)
     weights = balanced_weights(data, fabric.device) if config.class_weights == "balanced" else None
     average = average_of(core, config.ema)
-    return Learner(config, data.labels, fabric, core, model, optimizer, pre, post, weights, average)
+    teacher = load_teacher(config, others, fabric)
+    return Learner(config, data.labels, fabric, core, model, optimizer, pre, post, weights, average, teacher)
 
 
 def _with_batch_size(learner: Learner, train: Examples, progress: Progress, on_step: OnStep) -> Learner:
@@ -205,12 +211,14 @@ def _with_batch_size(learner: Learner, train: Examples, progress: Progress, on_s
     return replace(learner, config=config.model_copy(update={"batch_size": found}))
 
 
-def _identity(config: TrainConfig, data: DataResult, accelerator: str, precision: str) -> dict[str, Any]:
+def _identity(
+    config: TrainConfig, data: DataResult, accelerator: str, precision: str, sources: Mapping[str, str]
+) -> dict[str, Any]:
     """Everything the final weights depend on."""
     return {
+        "sources": dict(sources),
         "train": config.model_dump(mode="json", exclude={"track", "resident_mb"}),
         "data": data.model_dump(mode="json", include={"labels", "size_wh", "colour", "mean", "std", "digests"}),
-        "init": weights_digest(config.init_from),
         "torch": torch.__version__,
         "accelerator": accelerator,
         "precision": precision,

@@ -282,7 +282,8 @@ def test_too_few_images_and_wrong_size_are_refused(small_data: DataResult, tmp_p
 
 
 def blind(config: QuantizeConfig, data: DataResult) -> Calibration:
-    return Calibration(np.zeros((32, 1, 16, 16), dtype=np.float32), {"n": 32})
+    grey = np.full((32, 16, 16, 3), round(255 * data.mean[0]), dtype=np.uint8)
+    return Calibration(grey, np.zeros((32, 1, 16, 16), dtype=np.float32), {"n": 32})
 
 
 def unable(*args: Any, **options: Any) -> Any:

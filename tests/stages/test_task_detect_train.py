@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from edge_demo.errors import InputError
@@ -27,6 +28,7 @@ from stages.spec import (
     ModelConfig,
     QuantizeConfig,
     TrainConfig,
+    TrainResult,
 )
 from stages.tasks import TASKS, detect
 from stages.train.examples import check_config, load_examples
@@ -298,27 +300,31 @@ def test_the_network_takes_odd_maps_and_names_what_it_cannot_take() -> None:
         build(ModelConfig(name="detector", dropout=0.1, last_side=4), 1, (64, 64), 2)
 
 
-def test_a_classifier_lends_its_body(squares: DataResult, tmp_path: Path) -> None:
+def test_a_classifier_lends_its_body(
+    squares: DataResult,
+    small_data: DataResult,
+    tmp_path: Path,
+    write_run: Callable[[Path, DataResult, TrainResult], Path],
+) -> None:
+    for name in ("fits", "other", "out"):
+        (tmp_path / name).mkdir()
     body = ModelConfig(name="fast", width=4, depth=1, last_side=4, pool_stem=True)
-    (tmp_path / "train").mkdir()
-    lent = build(body, 1, (SIDE, SIDE), 10)
-    file = tmp_path / "train" / "best.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in lent.state_dict().items()}, file)
-    config = settings(init_from=str(tmp_path), epochs=1, lr=1e-9, weight_decay=0.0)
+    other = ModelConfig(name="mlp", width=4)
+    runs = []
+    for folder, model in (("fits", body), ("other", other)):
+        classify = TrainConfig(model=model, epochs=1, precision="32-true")
+        result = train.run(classify, small_data, out_dir=tmp_path / folder)
+        runs.append(write_run(tmp_path / f"run-{folder}", small_data, result))
+    config = settings(init_from=str(runs[0]), epochs=1, lr=1e-9, weight_decay=0.0)
     result = train.run(config, squares, out_dir=tmp_path / "out")
-    assert any("starts from" in note and "tensors of the body fit" in note for note in result.notes)
-    got, want = load_file(result.folder / result.weights), load_file(file)
+    assert any("tensors of the body are those of" in note for note in result.notes)
+    assert set(result.sources) == {"train.init_from"}
+    got, want = load_file(result.folder / result.weights), load_file(runs[0] / "train" / "best.safetensors")
     stem = "body.stem.layers.conv.weight"
     np.testing.assert_allclose(got[stem], want[stem], atol=1e-6)
-    for run, match in ((tmp_path / "none", "is not there"), (_other(tmp_path), "nothing in .* fits")):
+    for run, match in ((tmp_path / "none", "is not a run folder"), (runs[1], "nothing in .* fits")):
         with pytest.raises(InputError, match=match):
             train.run(settings(init_from=str(run)), squares, out_dir=tmp_path / "again")
-
-
-def _other(folder: Path) -> Path:
-    (folder / "other" / "train").mkdir(parents=True)
-    save_file({"head.weight": torch.zeros(2, 2)}, folder / "other" / "train" / "best.safetensors")
-    return folder / "other"
 
 
 def test_a_small_set_goes_the_whole_way(squares: DataResult, tmp_path: Path) -> None:
