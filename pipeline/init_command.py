@@ -72,6 +72,7 @@ max_int8_drop = 0.005
 SEGMENT = """# Passes over the training pictures; more pay as long as val gets better.
 epochs = {epochs}
 batch_size = 16
+optimizer = "muon"
 lr = 0.01
 weight_decay = 0.02
 clip_norm = 5.0
@@ -79,6 +80,7 @@ clip_norm = 5.0
 [train.model]
 name = "segmenter"
 width = 8
+depth = 2
 # The longer side of the smallest map, in cells: a sixteenth of the frame.
 last_side = 12
 
