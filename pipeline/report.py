@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edge_demo.errors import Error, missing_extra
 from pipeline import report_charts as charts
+from pipeline import report_detect as detect
 from pipeline import report_facts as facts
 from pipeline import report_segment as segment
 from pipeline.report_document import ReportDocument
@@ -132,6 +133,7 @@ def build(
         reliability=reliability(predictions["score"], predictions["truth"] == predictions["answer"])
         if predictions
         else None,
+        detection=detect.facts_of(data, arrays) if detect.is_told_by(arrays) else None,
         segmentation=segment.facts_of(data, arrays) if segment.is_told_by(arrays) else None,
         curves=facts.read_curves(train),
         software=facts.software_versions(),
@@ -156,6 +158,8 @@ def draw_charts(document: ReportDocument) -> dict[str, str]:
             drawn[name] = charts.curves(name, what, series, document.train.best_epoch, as_percent=name == "metric")
     if document.reliability:
         drawn["reliability"] = charts.diagram(document.reliability)
+    if document.detection and (rows := [row for row in document.detection.classes if row.precision]):
+        drawn["precision"] = charts.precision([charts.Series(row.label, row.precision) for row in rows])
     variants = {
         row.id: charts.Variant(
             name=row.id,
@@ -184,6 +188,9 @@ def draw_pictures(data: DataResult, arrays: dict[str, NDArray[Any]], samples: in
     if predictions := facts.class_predictions(data, arrays):
         mistakes, right = thumbnails(data, predictions, samples)
         return {"mistakes": mistakes, "right": right}
+    if detect.is_told_by(arrays):
+        lowest, rest = detect.frames_shown(data, arrays, samples)
+        return {"worst_frames": lowest, "other_frames": rest}
     if segment.is_told_by(arrays):
         worst, others = segment.frames_shown(data, arrays, samples)
         return {"worst_frames": worst, "other_frames": others, "map_legend": segment.legend(data.labels)}

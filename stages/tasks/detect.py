@@ -55,8 +55,10 @@ class Post(nn.Module):
         best, at = peaks.topk(min(CANDIDATES, height * width), dim=1)
         scale = torch.tensor([self.size_wh[0] / width, self.size_wh[1] / height] * 2, device=logits.device)
         boxes = boxes_of(sides)
-        picked = boxes.gather(1, at[:, :, None].expand(-1, -1, 4)) * scale
-        return picked, best, classes.flatten(1).gather(1, at)
+        # Cells that only fill up the K score 0, and each runtime picks its own: they all say the same nothing.
+        is_peak = (best > 0).to(torch.int64)
+        picked = boxes.gather(1, at[:, :, None].expand(-1, -1, 4)) * scale * is_peak[:, :, None]
+        return picked, best, classes.flatten(1).gather(1, at) * is_peak
 
 
 def boxes_of(sides: Tensor) -> Tensor:

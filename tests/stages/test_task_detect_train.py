@@ -61,8 +61,11 @@ def write_boxes(folder: Path, counts: dict[str, int] = COUNTS, **changes: Any) -
         for name, values in parts.items():
             np.save(folder / f"{split}.{name}.npy", values)
         class_counts[split] = tuple(np.bincount(classes, minlength=2).tolist())
-    ids = {split: [{"id": f"{split}/{i}", "sha256": "0" * 64} for i in range(n)] for split, n in counts.items()}
-    (folder / "items.json").write_text(json.dumps(ids), encoding="utf-8")
+    ids = {split: [f"{split}/{i}" for i in range(n)] for split, n in counts.items()}
+    items = {
+        split: [{"id": i, "sha256": hashlib.sha256(i.encode()).hexdigest()} for i in of] for split, of in ids.items()
+    }
+    (folder / "items.json").write_text(json.dumps(items), encoding="utf-8")
     made: dict[str, Any] = {
         "folder": folder, "name": "squares", "task": "detect", "labels": LABELS, "size_wh": (SIDE, SIDE),
         "resize": Resize(), "colour": "gray", "counts": counts, "class_counts": class_counts,
