@@ -107,6 +107,7 @@ TASKS: dict[str, Task] = {
         same=segment.same,
         draw=segment.draw,
         to_json=segment.to_json,
+        interval=segment.interval,
         adjustable=("opacity",),
         to_frame=segment.to_frame,
         align=segment.align,

@@ -19,6 +19,7 @@ from stages.augment.masks import check_masks_augment
 from stages.spec import DataResult, Split, TrainConfig
 
 SMOOTH = 1.0  # pixels added above and below Dice's fraction, so that a class of few pixels does not make it jump
+UNKEPT = 8  # pictures whose loss is computed at a time where it has no gradient
 WORST, OTHERS = 48, 24
 """Items of test whose maps are kept for the report."""
 
@@ -70,17 +71,26 @@ def loss(raw: tuple[Tensor, ...], targets: Tensor, config: TrainConfig, class_we
         config: Its label smoothing.
         class_weights: float32 (num_labels,); each pixel's cross entropy is multiplied by its class's.
     """
-    logits = per_pixel(raw[0].float(), targets.shape[1] // raw[0].shape[2])
+    # Without gradients nothing has to be kept, so few pictures at a time: probabilities of many classes are large.
+    size = len(targets) if torch.is_grad_enabled() else UNKEPT
+    parts = zip(raw[0].split(size), targets.split(size), strict=True)
+    losses = [of_each(logits, truth, config.label_smoothing, class_weights) for logits, truth in parts]
+    return torch.cat(losses).mean()
+
+
+def of_each(raw: Tensor, targets: Tensor, label_smoothing: float, class_weights: Tensor | None) -> Tensor:
+    """The loss of each picture (N,); see `loss`."""
+    logits = per_pixel(raw.float(), targets.shape[1] // raw.shape[2])
     known = targets != VOID
     truth = torch.where(known, targets, 0).long()
     log_p = logits.log_softmax(dim=1)
     entropy = F.nll_loss(log_p, truth, weight=class_weights, reduction="none")
-    if config.label_smoothing:
+    if label_smoothing:
         even = log_p if class_weights is None else log_p * class_weights.view(1, -1, 1, 1)
-        entropy = (1 - config.label_smoothing) * entropy - config.label_smoothing * even.mean(dim=1)
+        entropy = (1 - label_smoothing) * entropy - label_smoothing * even.mean(dim=1)
     pixels = known.flatten(1).sum(dim=1)
     entropies = (entropy * known).flatten(1).sum(dim=1) / pixels.clamp_min(1)
-    return (entropies + dice(log_p.exp(), truth, known)).mean()
+    return entropies + dice(log_p.exp(), truth, known)
 
 
 def dice(p: Tensor, truth: Tensor, known: Tensor) -> Tensor:
@@ -110,12 +120,13 @@ def check(config: TrainConfig, data: DataResult) -> None:
 
 
 def targets(data: DataResult, split: Split) -> Tensor:
-    """uint8 (N, H, W) class ids, 255 void.
+    """uint8 (N, H, W) class ids, 255 void, mapped from disk.
 
     Raises:
         InputError: an id that is neither a class nor void.
     """
-    masks = torch.from_numpy(np.array(load_masks(data, split)))
+    # torch warns of read-only arrays; this one is copied on a write, and nobody writes
+    masks = torch.from_numpy(np.load(data.folder / f"{split}.masks.npy", mmap_mode="c", allow_pickle=False))
     ids = torch.bincount(masks.flatten(), minlength=VOID + 1)
     if unknown := ids[len(data.labels) : VOID].nonzero().flatten().tolist():
         message = (

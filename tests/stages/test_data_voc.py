@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from edge_demo.errors import InputError
 from edge_demo.image import fit, place
 from edge_demo.manifest import Resize
+from pipeline.cli import app
+from pipeline.config import load_config
 from stages.arrays import load_boxes, load_flat_boxes, load_frames, load_masks, load_original_wh, load_truth
 from stages.data import fingerprint, run
 from stages.data.annotated import CROWD, DIFFICULT, VOID, Problems, boxes_of
@@ -22,6 +26,7 @@ from stages.data.boxes import cleaned, on_network
 from stages.data.check import check
 from stages.data.masks import fit_mask
 from stages.data.show import show
+from stages.models import build
 from stages.spec import DataConfig
 
 REAL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"))
@@ -255,6 +260,18 @@ def test_masks_of_unknown_ids_of_void_alone_and_of_no_object(masked: Path, tmp_p
     report = check(config(masked, task="segment"))
     assert report.left_out == said
     assert any("3 pictures without an object, kept" in finding.sentence for finding in report.findings)
+
+
+def test_init_recognizes_masks_and_writes_a_training_for_them(masked: Path, tmp_path: Path) -> None:
+    """Pictures of 3 to 2, so the frame is; what it says is a training that starts."""
+    shutil.rmtree(masked / "Annotations")
+    out = tmp_path / "own.toml"
+    done = CliRunner().invoke(app, ["init", "--data", str(masked), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    loaded = load_config(out, None, ())
+    assert (loaded.data.task, loaded.train.task, loaded.train.model.name) == ("segment", "segment", "segmenter")
+    assert (loaded.data.size_wh, loaded.train.augment.colour) == ((192, 128), 0.1)
+    build(loaded.train.model, 3, loaded.data.size_wh, 3)
 
 
 def test_a_mask_file_that_is_no_picture(masked: Path, tmp_path: Path) -> None:

@@ -144,17 +144,6 @@ def test_the_report_tells_pixels_by_class(shipped: Shipped) -> None:
     assert all(frame.size_wh == (3 * SIZE, SIZE) and frame.uri.startswith("data:image/jpeg") for frame in worst)
 
 
-def test_coloured_frames_by_hand() -> None:
-    """Background untouched, void half white, a class half its colour."""
-    frame = np.full((1, 3, 3), 100, np.uint8)
-    shown = report_segment.coloured(frame, np.array([[0, VOID, 1]], np.uint8))
-    from edge_demo.tasks.colours import colour_of
-
-    assert shown[0, 0].tolist() == [100] * 3
-    assert np.abs(shown[0, 1].astype(int) - (100 + 255) // 2).max() <= 1
-    assert np.abs(shown[0, 2].astype(float) - (100 + np.array(colour_of(1))) / 2).max() <= 1
-
-
 @settings(max_examples=10, deadline=None)
 @given(
     width=st.integers(1, 4),

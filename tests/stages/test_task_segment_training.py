@@ -107,6 +107,14 @@ def test_a_batch_is_worth_the_same_in_parts() -> None:
     assert float(loss((logits,), truth, PLAIN)) == pytest.approx(sum(parts), rel=1e-5)
 
 
+def test_the_loss_is_the_same_without_gradients() -> None:
+    """There it is computed a few pictures at a time."""
+    logits, truth = torch.randn(19, 12, 2, 2), torch.randint(0, 3, (19, 4, 4), dtype=torch.uint8)
+    with torch.inference_mode():
+        few = loss((logits,), truth, PLAIN)
+    torch.testing.assert_close(few, loss((logits,), truth, PLAIN))
+
+
 def test_a_perfect_answer_costs_nothing() -> None:
     truth = torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
     logits = F.pixel_unshuffle(F.one_hot(truth.long(), 3).permute(0, 3, 1, 2).float() * 60, 2)
