@@ -130,6 +130,13 @@ def test_both_runtimes_run_every_convolution_in_int8(
         assert found.startswith(f"0 of {convolutions} convolutions INT8"), runtime
 
 
+def test_a_head_that_is_not_fused_is_named(small_source: Source, tmp_path: Path) -> None:
+    """Everything but the last layer in INT8: the sentence says which kind of layer is left."""
+    onnx_graph.save(quantized(small_source, Recipe("head-float")), tmp_path / "core.onnx")
+    for runtime, found in fused(tmp_path / "core.onnx").items():
+        assert re.fullmatch(r"(\d+) of \1 convolutions INT8, 0 of 1 matrix products INT8", found), runtime
+
+
 @pytest.mark.parametrize(("activation", "weight", "runtime"), [("QInt8", "QInt8", 0), ("QUInt8", "QUInt8", 1)])
 def test_the_census_sees_other_types_stay_in_float(
     activation: str,
