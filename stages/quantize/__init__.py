@@ -19,7 +19,7 @@ from stages import onnx_graph
 from stages.arrays import load_frames
 from stages.quantize import verdict
 from stages.quantize.calibration import Calibration, collect, preprocessed
-from stages.quantize.comparison import Stand, measured, open_stand, reference_row
+from stages.quantize.comparison import Stand, at_chance, measured, open_stand, reference_row
 from stages.quantize.fine_tune import fine_tuned
 from stages.quantize.front import Front, straight
 from stages.quantize.half import HALVED, halved
@@ -131,6 +131,7 @@ def _tools(
         fine_tune=fine_tune,
         reduce_range=reduce_range(target),
         on_step=on_step,
+        pointless=at_chance(stand),
     )
 
 

@@ -26,6 +26,7 @@ from stages.statistics import mcnemar
 RUNTIMES = ("onnxruntime", "openvino")
 SQNR_FRAMES = 512  # noise is a mean over all values of all outputs: a few hundred pictures settle it
 RAW_BATCH = 64
+CHANCE_ITEMS, CHANCE_ORDERS = 500, 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,25 @@ def open_stand(
             correct = TASKS[task].correct(found, truth)
             fp32[name] = Reference(found, correct, metric, raw_output(name, core, batch), bind_one(runtime, frames))
         yield Stand(task, labels, frames, truth, few, deploy, fp32, model.stat().st_size, scratch)
+
+
+def at_chance(stand: Stand) -> str:
+    """Why FP32's accuracy says nothing, so that none can be lost: its answers fit other items as well; else empty.
+
+    One-sided permutation test on up to 500 items: 19 random orders of the answers, so p <= 1 / 20. Source: Fisher 1935,
+    "The Design of Experiments", section 21.
+    """
+    task, found = TASKS[stand.task], stand.fp32[RUNTIMES[0]].answers[:CHANCE_ITEMS]
+    truth, rng = stand.truth[: len(found)], np.random.default_rng(0)
+    own = float(np.mean(task.correct(found, truth)))
+    orders = [rng.permutation(len(found)) for _ in range(CHANCE_ORDERS)]
+    others = [float(np.mean(task.correct([found[index] for index in order], truth))) for order in orders]
+    if own > max(others):
+        return ""
+    return (
+        f"FP32 is at chance: {own:.1%} of {len(found)} items of val, and up to {max(others):.1%} with its answers in "
+        "random order; there is no accuracy to keep"
+    )
 
 
 def reference_row(stand: Stand) -> Candidate:
