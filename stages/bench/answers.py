@@ -67,30 +67,19 @@ def accuracy(results: list[Any], fp32: list[Any] | None, sample: Sample, seed: i
     metrics = task.score(results, sample.truths)
     value = metrics[task.metric]
     scores = np.asarray(task.correct(results, sample.truths), dtype=np.float64)
-    is_mean = bool(np.isclose(scores.mean(), value, rtol=0.0, atol=1e-9))
-    binary = is_mean and bool(np.isin(scores, (0.0, 1.0)).all())
+    binary = task.interval is None and bool(np.isin(scores, (0.0, 1.0)).all())
     paired = None
     if fp32 is not None:
         theirs = np.asarray(task.correct(fp32, sample.truths), dtype=np.float64)
         better, worse = int((scores > theirs).sum()), int((scores < theirs).sum())
         paired = Paired(better=better, worse=worse, p=stats.mcnemar(better, worse))
 
-    def part(items: NDArray[np.intp]) -> float:
-        return task.score([results[i] for i in items], [sample.truths[i] for i in items])[task.metric]
-
-    interval: tuple[float, float]
-    if task.interval is not None:
-        interval = task.interval(results, sample.truths)
-    elif is_mean:
-        interval = stats.mean_interval(scores, seed)
-    else:  # a metric that is no mean of what single items are worth
-        interval = stats.score_interval(part, len(results), seed)
     return Accuracy(
         metric=task.metric,
         value=value,
         n=len(results),
         of=sample.of,
-        ci95=interval,
+        ci95=stats.mean_interval(scores, seed) if task.interval is None else task.interval(results, sample.truths),
         metrics=metrics,
         vs_fp32=None if fp32 is None else value - task.score(fp32, sample.truths)[task.metric],
         paired=paired,

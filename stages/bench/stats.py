@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import comb, expm1, log, sqrt
 from typing import Literal
 
@@ -32,8 +31,6 @@ SAME_WITHIN = 0.10  # a run too noisy to tell 10 % apart does not call anything 
 
 RESAMPLES = 2000
 Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal
-GROUPS = 20
-T95 = 2.093024054408263  # 97.5 % quantile of Student's t with GROUPS - 1 degrees of freedom
 
 
 def percentile(samples: NDArray[np.int64], p: float) -> float | None:
@@ -117,23 +114,6 @@ def mean_interval(values: NDArray[np.float64], seed: int) -> Interval:
     picks = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.percentile(values[picks].mean(axis=1), (2.5, 97.5))
     return float(low), float(high)
-
-
-def score_interval(score: Callable[[NDArray[np.intp]], float], n: int, seed: int) -> Interval:
-    """95 % interval of a score of `n` items that is no mean over them (mean average precision, IoU of classes).
-
-    `score` gives it for the items of these indices. Delete-a-group jackknife: far fewer scores than a bootstrap needs.
-    Within 0..1; all of it where there are too few items.
-    Source: B. Efron, R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 11; P. S. Kott, Journal of
-    Official Statistics 17 (2001), 521-526 (groups, and Student's t with as many degrees of freedom, less one).
-    """
-    if n < GROUPS:
-        return 0.0, 1.0
-    group = np.random.default_rng(seed).permutation(n) % GROUPS
-    without = np.array([score(np.flatnonzero(group != which)) for which in range(GROUPS)])
-    whole = score(np.arange(n))
-    half = T95 * sqrt((GROUPS - 1) / GROUPS * float(((without - whole) ** 2).sum()))
-    return max(0.0, whole - half), min(1.0, whole + half)
 
 
 def median_estimate(rounds: NDArray[np.float64], seed: int, level: float = 0.95) -> Estimate:

@@ -78,25 +78,6 @@ def test_a_segmenter_gets_the_iou_with_an_interval_of_it() -> None:
     assert (got.vs_fp32, got.paired and (got.paired.better, got.paired.worse, got.paired.p)) == (0.0, (0, 0, 1.0))
 
 
-def test_the_interval_of_a_score_that_is_no_mean_covers_the_truth() -> None:
-    """A ratio of sums, as an IoU is: of gamma variables with means 2 and 5."""
-    rng, covered = np.random.default_rng(0), 0
-    for run in range(200):
-        hits, unions = rng.gamma(2.0, 1.0, 80), rng.gamma(5.0, 1.0, 80)
-
-        def score(items: Any, hits: Any = hits, unions: Any = unions) -> float:
-            return float(hits[items].sum() / unions[items].sum())
-
-        low, high = stats.score_interval(score, 80, run)
-        covered += low <= 0.4 <= high
-    assert 184 <= covered <= 199  # 92 to 99.5 %
-
-
-def test_a_score_of_few_items_says_nothing() -> None:
-    assert stats.score_interval(lambda items: 0.5, 19, 0) == (0.0, 1.0)
-    assert stats.score_interval(lambda items: 0.5, 20, 0) == (0.5, 0.5)
-
-
 @pytest.mark.parametrize("task", ["detect", "segment"])
 def test_a_bundle_of_any_task_is_measured_with_its_metric(task: str, tmp_path: Path) -> None:
     """`tests/edge_demo` has a graph of each task whose answers are its truths."""

@@ -75,7 +75,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def learner_of(config: TrainConfig, data: DataResult) -> Learner:
     with stage.torch_settings(config):
-        return stage.make_learner(config, data, Fabric(accelerator="cpu", devices=1, precision="32-true"))
+        return stage.make_learner(config, data, Fabric(accelerator="cpu", devices=1, precision="32-true"), {})
 
 
 def batch_of(data: DataResult, n: int = BATCH) -> tuple[Tensor, Tensor]:
