@@ -141,7 +141,7 @@ def confusion(results: list[Boxes], truths: list[dict[str, Any]], num_labels: in
                 is_free[a] = is_missed[b] = False
                 counts[classes[b], shown.class_ids[a]] += 1
         is_free &= ~_inside(shown.xyxy, np.reshape(truth["boxes"], (-1, 4))[crowd])
-        np.add.at(counts, (num_labels, shown.class_ids[is_free]), 1)
+        np.add.at(counts[num_labels], shown.class_ids[is_free], 1)
         np.add.at(counts, (classes[is_missed], num_labels), 1)
     return counts
 

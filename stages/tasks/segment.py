@@ -73,7 +73,7 @@ def loss(raw: tuple[Tensor, ...], targets: Tensor, config: TrainConfig, class_we
     """
     # Without gradients nothing has to be kept, so few pictures at a time: probabilities of many classes are large.
     size = len(targets) if torch.is_grad_enabled() else UNKEPT
-    parts = zip(raw[0].split(size), targets.split(size), strict=True)
+    parts = zip(torch.split(raw[0], size), torch.split(targets, size), strict=True)
     losses = [of_each(logits, truth, config.label_smoothing, class_weights) for logits, truth in parts]
     return torch.cat(losses).mean()
 
