@@ -355,3 +355,24 @@ def test_a_small_set_goes_the_whole_way(squares: DataResult, tmp_path: Path) -> 
     with np.load(scored.folder / scored.predictions) as arrays:
         assert len(arrays["true_xyxy"]) == sum(squares.class_counts["test"])
         assert arrays["found_xyxy"].shape == (len(arrays["found_score"]), 4)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_class_or_all_boxes_missing_in_val_stop_nothing(tmp_path: Path, kept: int) -> None:
+    """Their average precision is no part of the mean; without a true box it is 0."""
+    data = write_boxes(tmp_path, {"train": 16, "val": 8, "test": 8})
+    names = ("boxes", "box_items", "box_classes", "box_flags")
+    is_kept = (np.load(tmp_path / "val.box_classes.npy") == 0) & (kept == 1)
+    for name in names:
+        np.save(tmp_path / f"val.{name}.npy", np.load(tmp_path / f"val.{name}.npy")[is_kept])
+    (tmp_path / "out").mkdir()
+    result = train.run(settings(epochs=1), data, out_dir=tmp_path / "out")
+    assert 0 <= result.val <= 1
+    assert kept or result.val == 0
+
+
+def test_a_class_without_training_boxes_has_no_weight(tmp_path: Path) -> None:
+    data = write_boxes(tmp_path, {"train": 16, "val": 8, "test": 8})
+    data = data.model_copy(update={"class_counts": {**data.class_counts, "train": (9, 0)}})
+    with pytest.raises(InputError, match=r"train\.class_weights: no training images of class light"):
+        train.run(settings(class_weights="balanced"), data, out_dir=tmp_path)
