@@ -100,7 +100,7 @@ def _load_loops(request: dict[str, Any]) -> Any:
     single.set_input_tensor(0, ov.Tensor(buffers[0], shared_memory=True))
     single.infer()
     bound = Bound({"images": buffers[0]}, {"scores": single.get_output_tensor(0).data}, single.infer)
-    facts = dict.fromkeys(("import_ms", "load_ms", "first_ms", "cpu_ms"), 0.0)
+    facts = dict.fromkeys(("import_ms", "load_ms", "first_ms", "cpu_ms", "run_delay_ms"), 0.0)
     answer = {**facts, "rss_base": None, "rss_ready": None, "effective": {"jobs": jobs}, "notes": [],
               "inputs": {"images": ["float32", *buffers[0].shape]}}  # fmt: skip
     settle()
@@ -118,7 +118,7 @@ def paired(model: Path, scenario: str, arms: list[str], cores: int) -> tuple[lis
     from stages.bench.variants import Variant
     from stages.spec import ignore
 
-    plan = Plan(launches=3, rounds=12, slice_s=0.1, rewarm_s=0.02, min_runs=4, warm_cap_s=0.5)
+    plan = Plan(launches=3, rounds=20, slice_s=0.1, rewarm_s=0.02, min_runs=4, warm_cap_s=0.5)
     file = read_model_file(model)
     threads = 1 if scenario == "single" else cores
     variants = [Variant(arm.replace(":", "-j"), arm, "fp32", "f32", threads, file, scenario) for arm in arms]  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def cold(model: Path) -> dict[str, dict[str, Any]]:
     from stages.bench.client import Worker
 
     found = {}
-    empty = dict.fromkeys(("jobs", "frames", "task", "params", "contract"))
+    empty = dict.fromkeys(("jobs", "frames", "pictures", "task", "params", "contract"))
     request = {**empty, "model": str(model), "precision": "f32", "threads": 1, "spinning": False, "scenario": "cold",
                "fps": 30, "shapes": [], "seed": 0}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

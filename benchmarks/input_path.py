@@ -45,8 +45,8 @@ def stretches(preset: str, limit: int, steps: int, folder: Path) -> tuple[dict[s
     config, accelerator = loaded.train, choose_accelerator(loaded.train)
     torch.set_num_threads(config.threads)
     fabric = make_fabric(accelerator, choose_precision(config, accelerator))
-    learner = make_learner(config, data, fabric)
-    constant = make_learner(config.model_copy(update={"augment": AugmentConfig()}), data, fabric)
+    learner = make_learner(config, data, fabric, {})
+    constant = make_learner(config.model_copy(update={"augment": AugmentConfig()}), data, fabric, {})
     size = config.batch_size * config.accumulate
     generator = torch.Generator(fabric.device).manual_seed(0)
 

@@ -6,71 +6,27 @@ naive read-infer-show loop and the demo run side by side. The age is read from t
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import threading
 import time
 from itertools import pairwise
-from multiprocessing.connection import Connection
-from typing import Any
 
 import common
 import live
 import numpy as np
-
-from edge_demo.timecode import now_ms, read_code
 
 MODEL_S = 0.1
 OURS_P95_MS, NAIVE_MS = 250.0, 5000.0
 WINDOWS = 4
 
 
-def camera(address: Connection) -> None:
-    """Serve until the other end hangs up."""
-    import fake_camera
-    import fake_rtsp
-
-    served = fake_rtsp.FakeRtsp(lambda: fake_camera.stamp(now_ms()))
-    address.send(served.url)
-    try:
-        address.recv()
-    except EOFError:
-        served.kill()
+def quarters_p95(ages: list[tuple[float, float]], start_s: float, seconds: float) -> list[float]:
+    """p95 of each quarter of the run, of (monotonic s, age in ms)."""
+    spans = pairwise(np.linspace(start_s, start_s + seconds, WINDOWS + 1))
+    return [float(np.percentile([age for at, age in ages if a <= at < b] or [np.nan], 95)) for a, b in spans]
 
 
-class Shown:
-    """Where pictures are shown: keeps (seconds since start, true age in ms) of each."""
-
-    def __init__(self) -> None:
-        self.ages: list[tuple[float, float]] = []
-        self.start_s = time.monotonic()
-
-    def show(self, frame: Any) -> bool:
-        """A window's `show`."""
-        if frame is None:
-            time.sleep(0.002)
-            return True
-        now = now_ms()
-        code = read_code(frame, now)
-        if code is not None:
-            self.ages.append((time.monotonic() - self.start_s, float(now - code)))
-        return True
-
-    def key(self) -> str:
-        """No keys."""
-        return ""
-
-    def close(self) -> None:
-        """Nothing to take away."""
-
-    def windows(self, seconds: float) -> list[float]:
-        """p95 of each quarter of the run."""
-        edges = np.linspace(0, seconds, WINDOWS + 1)
-        spans = pairwise(edges)
-        return [float(np.percentile([age for at, age in self.ages if a <= at < b] or [np.nan], 95)) for a, b in spans]
-
-
-def naive(url: str, seconds: float, shown: Shown) -> None:
+def naive(url: str, seconds: float, shown: live.Shown) -> None:
     """What most programs do."""
     import cv2
 
@@ -91,23 +47,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40.0)
     options = parser.parse_args()
     document = common.begin("live_latency")
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=camera, args=(there,), daemon=True)
-    process.start()
-    url = here.recv()
-    results = {"the demo": Shown(), "naive loop": Shown()}
-    other = threading.Thread(target=naive, args=(url, options.seconds, results["naive loop"]))
-    other.start()
-    summary = live.demo({"source": url, "duration_s": options.seconds}, MODEL_S, results["the demo"])
-    other.join()
-    process.terminate()
+    results = {"the demo": live.Shown(), "naive loop": live.Shown()}
+    with live.camera("rtsp") as camera:
+        start_s = time.monotonic()
+        other = threading.Thread(target=naive, args=(camera.url, options.seconds, results["naive loop"]))
+        other.start()
+        summary = live.demo({"source": camera.url, "duration_s": options.seconds}, MODEL_S, results["the demo"])
+        other.join()
     rows, facts = [], {}
     for name, shown in results.items():
-        ages = [age for _, age in shown.ages]
+        pairs = shown.ages()
+        ages = [age for _, age in pairs]
         p50, p95 = (float(np.percentile(ages, q)) for q in (50, 95))
-        quarters = shown.windows(options.seconds)
+        quarters = quarters_p95(pairs, start_s, options.seconds)
         facts[name] = {"n": len(ages), "p50_ms": p50, "p95_ms": p95, "max_ms": max(ages), "p95_by_quarter_ms": quarters}
-        facts[name]["ages"] = shown.ages
+        facts[name]["ages"] = pairs
         last = [f"{quarter:.0f}" for quarter in quarters]
         rows.append([name, str(len(ages)), f"{p50:.0f}", f"{p95:.0f}", f"{max(ages):.0f}", ", ".join(last)])
     facts["the demo"]["reported_shown_p95_ms"] = summary.stats.shown_p95_ms

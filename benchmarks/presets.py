@@ -88,7 +88,8 @@ def score(run: Path) -> None:
     config = TrainConfig.model_validate_json((run / "train" / "config.json").read_text(encoding="utf-8"))
     torch.set_num_threads(1)
     fabric = make_fabric("cpu", "32-true")
-    learner = make_learner(config.model_copy(update={"ema": 0.0}), data, fabric)  # what was kept is the average already
+    config = config.model_copy(update={"ema": 0.0})  # what was kept is the average already
+    learner = make_learner(config, data, fabric, {})
     learner.core.load_state_dict(load_file(run / "train" / stages["train"]["weights"]))
     test = load_examples(data, "test", fabric.device)
     print(json.dumps({"test": evaluate(learner, test).metric, "n": len(test)}))

@@ -1,6 +1,7 @@
 """Ours against others: `python benchmarks/quantize_compare.py [PRESET ...] [--runs DIR] [--data DIR] [--out JSON]`.
 
-For each preset one `pipeline quantize`; then the same bare FP32 network and the same calibration images through ONNX
+For each preset one `pipeline train`, or with `--trained` the network that is in the run folder, however old; then
+export and quantize, and the same bare FP32 network and the same calibration images through ONNX
 Runtime's `quantize_static` and through NNCF, each with its default arguments. All files get the same pre- and
 postprocessing and are measured on the whole test split and, in turn with FP32, on speed, in both runtimes. OpenVINO's
 own bf16 is in the table where the CPU has it. NNCF (`pip install nncf`) is left out where it is not installed.
@@ -8,10 +9,9 @@ own bf16 is in the table where the CPU has it. NNCF (`pip install nncf`) is left
 
 from __future__ import annotations
 
-import json
 import tempfile
+import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,54 +24,60 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edge_demo.errors import Error
 from edge_demo.runtime import open_runtime
-from stages import onnx_graph
+from pipeline.config import load_config
+from stages import export, onnx_graph, quantize
 from stages.arrays import load_frames, load_truth
-from stages.quantize import _deployed
+from stages.other_run import read_other_run
+from stages.quantize import deployed
 from stages.quantize.calibration import Reader, collect
 from stages.quantize.comparison import RUNTIMES, Stand, bind_one, measured, open_stand
 from stages.quantize.speed import paired_speed
 from stages.spec import Candidate, DataResult, ExportResult, QuantizeConfig, QuantizeResult, TrainResult
 
-RESULTS = {"data": DataResult, "train": TrainResult, "export": ExportResult, "quantize": QuantizeResult}
 
-
-def run(preset: str, data: Path | None, folder: Path) -> dict[str, Any]:
+def run(preset: str, data: Path | None, folder: Path, *, trained: bool) -> dict[str, Any]:
     """One preset: train, export, quantize with the product, then every other tool on the same files."""
-    common.pipeline("quantize", "--preset", preset, "--run", str(folder), env=common.environment(data))
-    document = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    results = {
-        stage["name"]: RESULTS[stage["name"]]
-        .model_validate_json(json.dumps(stage["result"]))
-        .model_copy(update={"folder": folder / stage["name"]})
-        for stage in document["stages"]
-    }
-    seconds = next(stage["seconds"] for stage in document["stages"] if stage["name"] == "quantize")
-    return compared(results["data"], results["train"], results["export"], results["quantize"], folder) | {
-        "preset": preset,
-        "quantize_seconds": seconds,
-    }
+    if not trained:
+        common.pipeline("train", "--preset", preset, "--run", str(folder), env=common.environment(data))
+    found = read_other_run(str(folder), "--runs")
+    config = load_config(preset=preset)
+    with tempfile.TemporaryDirectory() as scratch:
+        places = {name: Path(scratch) / name for name in ("export", "quantize", "others")}
+        for place in places.values():
+            place.mkdir()
+        exported = export.run(config.export, found.data, found.train, out_dir=places["export"])
+        started, cpu_started = time.perf_counter(), time.process_time()
+        ours = quantize.run(config.quantize, found.data, found.train, exported, out_dir=places["quantize"])
+        took = {"quantize_seconds": time.perf_counter() - started, "quantize_cpu_s": time.process_time() - cpu_started}
+        return {"preset": preset, **took, **compared(found.data, found.train, exported, ours, places["others"])}
 
 
 def compared(
-    data: DataResult, train: TrainResult, export: ExportResult, ours: QuantizeResult, folder: Path
+    data: DataResult, train: TrainResult, exported: ExportResult, ours: QuantizeResult, folder: Path
 ) -> dict[str, Any]:
     """Every file on the whole test split."""
     batch = collect(QuantizeConfig(), data).batch
-    core = export.folder / export.core
+    core = exported.folder / exported.core
     makers = {
         f"ours: {ours.calibration['recipe']}": lambda: onnx_graph.load(ours.folder / ours.core),
         "quantize_static, default arguments": lambda: static_default(core, batch, folder),
         "NNCF, default arguments": lambda: nncf_default(core, batch),
     }
-    files = export.folder / export.pre, core, export.folder / export.model
+    files = exported.folder / exported.pre, core, exported.folder / exported.model
     frames, truth = load_frames(data, "test"), list(load_truth(data, "test"))
-    deploy = partial(_deployed, export=export, task=train.task)
+
+    def deploy(core: ModelProto) -> tuple[ModelProto, ModelProto]:
+        """Ours as it was written, the others between the FP32 pre and post graphs."""
+        if onnx_graph.input_names(core) == ["frames"]:
+            return core, onnx_graph.load(ours.folder / ours.model)
+        return deployed(core, exported, train.task)
+
     rows: list[Candidate] = []
     with open_stand(train.task, data.labels, frames, truth, files, deploy, folder) as stand:
         for name, make in makers.items():
             rows.append(tried(stand, name, make))
             print(rows[-1].name, rows[-1].reason or "measured", flush=True)
-        bf16 = bf16_speed(stand, export)
+        bf16 = bf16_speed(stand, exported)
         fp32 = {name: reference.metric for name, reference in stand.fp32.items()}
     return {
         "n": len(truth),
@@ -109,9 +115,9 @@ def nncf_default(core: Path, batch: NDArray[np.float32]) -> ModelProto:
     return onnx_graph.clean(made)
 
 
-def bf16_speed(stand: Stand, export: ExportResult) -> tuple[float, float, float] | None:
+def bf16_speed(stand: Stand, exported: ExportResult) -> tuple[float, float, float] | None:
     """FP32's file in OpenVINO's default precision, where that is bf16, against f32."""
-    with closing(open_runtime("openvino", export.folder / export.model, precision="default", batch=1)) as runtime:
+    with closing(open_runtime("openvino", exported.folder / exported.model, precision="default", batch=1)) as runtime:
         if runtime.effective["precision"] != "bf16":
             return None
         one = bind_one(runtime, stand.frames)
@@ -148,15 +154,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the standard sets (default: PIPELINE_DATA)")
     parser.add_argument("presets", nargs="*", default=["digits"])
     parser.add_argument("--runs", type=Path, help="keep the run folders here, and go on from what is there")
+    parser.add_argument("--trained", action="store_true", help="take the networks in --runs as they are")
     options = parser.parse_args()
     document, tables = common.begin("quantize_compare"), []
     document["presets"] = []
     for preset in options.presets:
         with tempfile.TemporaryDirectory() as scratch:
             folder = (options.runs or Path(scratch)) / preset
-            found = run(preset, options.data, folder)
+            found = run(preset, options.data, folder, trained=options.trained)
         document["presets"].append(found)
-        tables.append(f"{preset}: quantize took {found['quantize_seconds']:.1f} s\n\n{shown(found)}")
+        took = f"{found['quantize_seconds']:.1f} s, {found['quantize_cpu_s']:.1f} s of CPU"
+        tables.append(f"{preset}: quantize took {took}\n\n{shown(found)}")
     common.end(document, tables, options.out)
 
 

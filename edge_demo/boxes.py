@@ -31,7 +31,8 @@ def iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     ax0, ay0, ax1, ay1 = (column[:, None] for column in a.T)
     bx0, by0, bx1, by1 = b.T
     # Width and height apart: half the time of one array with a last axis of two.
-    shared = np.maximum(np.minimum(ax1, bx1) - np.maximum(ax0, bx0), 0)
+    shared: NDArray[Any] = np.maximum(np.minimum(ax1, bx1) - np.maximum(ax0, bx0), 0)
     shared *= np.maximum(np.minimum(ay1, by1) - np.maximum(ay0, by0), 0)
     union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    share: NDArray[Any] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return share

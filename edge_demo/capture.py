@@ -25,7 +25,7 @@ class Timing:
     backoff_s: float = 0.25
     backoff_max_s: float = 2.0
     jitter: float = 0.3
-    """Share by which a wait varies, so that many devices do not knock at a restarted camera together."""
+    """Share by which a wait may be shorter, so that many devices do not knock at a restarted camera together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,18 +223,25 @@ def _reopen(source: Source, status: Status, stop: threading.Event, wait_s: float
 
 
 def _retry(source: Source, status: Status, stop: threading.Event, wait_s: float) -> tuple[float, bool]:
-    """Wait and open until it opens or `stop` is set; returns how long to wait the next time, and whether it opened."""
+    """Wait and open until it opens or `stop` is set; returns how long to wait the next time, and whether it opened.
+
+    The wait is from one attempt to the next: a camera that kept an attempt hanging was left in peace meanwhile, and
+    when it thaws it must find us knocking.
+    """
+    spent_s = 0.0
     while not stop.is_set():
         timing = status.timing
-        pause_s = wait_s * random.uniform(1 - timing.jitter, 1 + timing.jitter)
+        pause_s = max(0.0, wait_s * random.uniform(1 - timing.jitter, 1) - spent_s)
         wait_s = min(wait_s * 2, timing.backoff_max_s)
         status.to("BACKOFF", f"opening again in {pause_s:.2f} s")
         if stop.wait(pause_s):
             break
         status.to("CONNECTING", "again")
+        begun_s = time.monotonic()
         try:
             status.granted = source.open()
         except InputError as error:
+            spent_s = time.monotonic() - begun_s
             status.to("LOST", error.message)
             continue
         return wait_s, True

@@ -13,6 +13,7 @@ from edge_demo.errors import InputError
 from edge_demo.events import STRICT, Count, Event, Millis, StageMs, State
 from edge_demo.image import Frame
 from edge_demo.loop import Processed
+from edge_demo.teach import Taught
 
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 RecordState = Literal["waiting", "recording", "stopped", "failed"]
@@ -81,6 +82,8 @@ class Live(BaseModel):
     """Decode parameters a viewer may change."""
     recording: Recording | None
     """Null without --record."""
+    taught: Taught | None = None
+    """Classes taught while running, with their examples and what they cost; null without --teach."""
 
 
 class Change(BaseModel):
@@ -120,6 +123,10 @@ class Teachable(Protocol):
         """Drop a taught class; InputError when there is none."""
         ...
 
+    def now(self) -> Taught:
+        """What has been taught so far."""
+        ...
+
 
 class Listener(Protocol):
     """Told of everything that happens in a run. Must not block: it is called by the thread that made it happen."""
@@ -146,6 +153,8 @@ class Controls:
     paused: threading.Event = field(default_factory=threading.Event)
     recorder: Switch | None = None
     teaching: Teachable | None = None
+    one_by_one: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a change is applied: viewers ask from threads of their own."""
 
     def apply(self, body: bytes) -> None:
         """Apply a JSON `Change`, all of it or nothing.
@@ -160,6 +169,10 @@ class Controls:
             raise InputError(f"params.{unknown[0]}: cannot be changed while running", f"known: {known}")
         if change.recording is not None and self.recorder is None:
             raise InputError("recording: no folder to record to", "start the demo with --record DIR")
+        with self.one_by_one:
+            self._apply(change)
+
+    def _apply(self, change: Change) -> None:
         self._teach(change)
         # In place and per key: a thread that reads while this runs sees each value old or new, never half.
         self.params.update(self.check({**self.params, **change.params}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,24 @@ READABLE_SCALE = 0.45  # of the font: digits about 10 px high
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """What the strip says. Rates in frames per second, `age_ms` median age of the shown frame; None: not known yet."""
+    """What the strip says. Rates in frames per second, times in ms, of the last seconds; None: not known yet."""
 
     answer: str
     """Label and confidence, or whatever sums up the result."""
     capture_fps: float | None
     fps: float | None
+    shown_fps: float | None
     age_ms: float | None
+    """Median age of the frames when they appeared."""
+    age_p95_ms: float | None
+    stage_ms: Mapping[str, float | None]
+    """Median of each stage."""
+    dropped: int
+    """Frames, since the start."""
     engine: str
     """Runtime and precision."""
+    state: str
+    """Of the source."""
     warning: str = ""
     """What is wrong with the source: a frozen picture must not look alive."""
     note: str = ""
@@ -62,9 +71,14 @@ def lines(overlay: Overlay) -> list[str]:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
+    rates = {"camera": overlay.capture_fps, "model": overlay.fps, "shown": overlay.shown_fps}
+    stages = "  ".join(f"{name} {number(value, '.1f')}" for name, value in overlay.stage_ms.items())
     return [
-        f"camera {number(overlay.capture_fps, '.1f')}  model {number(overlay.fps, '.1f')} FPS",
-        f"{number(overlay.age_ms, '.0f')} ms old (p50)  {overlay.engine}",
+        f"{overlay.state}  "
+        + "  ".join(f"{name} {number(value, '.1f')}" for name, value in rates.items())
+        + f" FPS  {overlay.dropped} dropped",
+        f"{number(overlay.age_ms, '.0f')} ms old (p50), {number(overlay.age_p95_ms, '.0f')} ms (p95)  {overlay.engine}",
+        f"{stages} ms",
         *([overlay.note] if overlay.note else []),
     ]
 

@@ -178,9 +178,25 @@ class OnnxRuntime:
         binding = self._session.io_binding()
         for name, buffer in feeds.items():
             binding.bind_cpu_input(name, buffer)
+        # Of an output whose file declares another number of dimensions the runtime refuses the right buffer, too.
+        misdeclared = [name for name, buffer in outputs.items() if buffer.ndim != len(self._symbols[name])]
         for name, buffer in outputs.items():
-            binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-        return Bound(dict(feeds), outputs, partial(self._session.run_with_iobinding, binding))
+            if name not in misdeclared:
+                binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+        run = partial(self._session.run_with_iobinding, binding)
+        if not misdeclared:
+            return Bound(dict(feeds), outputs, run)
+
+        def run_and_copy() -> None:
+            # Each time anew: what one run allocated would be the refused buffer of the next.
+            for name in misdeclared:
+                binding.bind_output(name, "cpu")
+            run()
+            # In the order they were bound first.
+            for name, value in zip(misdeclared, binding.get_outputs()[-len(misdeclared) :], strict=True):
+                outputs[name][...] = value.numpy()
+
+        return Bound(dict(feeds), outputs, run_and_copy)
 
     def close(self) -> None:
         """Free the session."""
@@ -198,7 +214,8 @@ class OnnxRuntime:
             name: [sizes.get(dim) if isinstance(dim, str) else dim for dim in self._symbols[name]]
             for name in self._names
         }
-        if any(dim is None for shape in shapes.values() for dim in shape):
+        # No dimensions at all is what ONNX Runtime tells of a scalar, and where the file contradicts itself.
+        if any(not shape or None in shape for shape in shapes.values()):
             return {name: array.shape for name, array in self.infer(feeds).items()}
         return {name: tuple(dim for dim in shape if dim is not None) for name, shape in shapes.items()}
 
@@ -273,7 +290,8 @@ class OpenVino:
         self._compiled = {}
 
     def _fixed(self, batch: int) -> dict[str, tuple[int, ...]]:
-        return {spec.name: (batch if spec.shape[0] == -1 else spec.shape[0], *spec.shape[1:]) for spec in self.inputs}
+        # A scalar has no dimension that could be the batch.
+        return {spec.name: (batch, *spec.shape[1:]) if spec.shape[:1] == (-1,) else spec.shape for spec in self.inputs}
 
     def _compile(self, shapes: Mapping[str, tuple[int, ...]], started: float | None = None) -> Any:
         """The model compiled for these input shapes; {} for the shapes as they are in the file."""

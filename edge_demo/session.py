@@ -24,7 +24,7 @@ from edge_demo.sinks import JsonLines
 from edge_demo.source import Source
 from edge_demo.tasks import Task
 from edge_demo.teaching import LABEL, Teaching
-from edge_demo.view import Screen, View
+from edge_demo.view import Screen, Shown, View
 
 Policy = Literal["latest", "every"]
 QUEUE = 4  # frames decoded ahead where every frame counts
@@ -369,6 +369,7 @@ class Session:
             overlay=controls.overlay,
             params={name: controls.params[name] for name in controls.adjustable},
             recording=controls.recorder.now() if controls.recorder else None,
+            taught=controls.teaching.now() if controls.teaching else None,
         )
 
     def teach_with(self, teaching: Teaching, label: str | None) -> None:
@@ -407,16 +408,22 @@ class Session:
         plan, frame = self.plan, processed.item.captured.frame
         return plan.task.draw(frame, processed.prediction.result, plan.labels, plan.params) if overlay else frame
 
-    def _paint(self, processed: Processed, age_ms: float | None, now_s: float) -> Frame:
+    def _paint(self, processed: Processed, shown: Shown, now_s: float) -> Frame:
         """The picture in the window, with the strip as it is now."""
         plan = self.plan
         with self.figures.lock:
             fps = self.figures.rate.per_s(now_s)
+            p50 = {name: self.figures.recent_stages[name].percentile(50, now_s) for name in STAGES}
         overlay = Overlay(
             answer=self._answer(processed),
             capture_fps=self.feeds.fps(now_s),
             fps=fps,
-            age_ms=age_ms,
+            shown_fps=shown.fps,
+            age_ms=shown.age_p50_ms,
+            age_p95_ms=shown.age_p95_ms,
+            stage_ms=p50,
+            dropped=self.frames.dropped,
+            state=self.feeds.state or "CONNECTING",
             engine=f"{plan.runtime} {plan.precision}",
             warning=self.feeds.warnings(now_s),
             note=self._lag(processed),

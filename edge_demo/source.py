@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from edge_demo.image import Frame, load_cv2
 
@@ -75,6 +76,15 @@ def redact(text: str) -> str:
         r"((?:^|&)[^=&]*(?:pass|pwd|token|key|secret|auth|user)[^=&]*)=[^&]*", r"\1=***", parts.query, flags=re.I
     )
     return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+
+def basic_login(netloc: str) -> dict[str, str]:
+    """The Authorization header for `USER:PASSWORD@HOST`; nothing without a user. Source: RFC 7617."""
+    account = netloc.rpartition("@")[0]
+    if not account:
+        return {}
+    user, _, password = account.partition(":")
+    return {"Authorization": "Basic " + b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()}
 
 
 def video_library() -> Any:

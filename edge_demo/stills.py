@@ -7,17 +7,16 @@ import re
 import time
 import urllib.error
 import urllib.request
-from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
 from edge_demo import tls
 from edge_demo.errors import InputError
 from edge_demo.image import Frame, read_frame
-from edge_demo.source import Captured, Timeouts, video_library
+from edge_demo.source import Captured, Timeouts, basic_login, video_library
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 IMAGE_PACE_S = 1.0  # how long one image of a folder stays in the window
@@ -121,11 +120,8 @@ class SnapshotSource:
         self.name = name
         self._timeout_s = timeouts.read_ms / 1000
         parts = urlsplit(url)
-        account, _, host = parts.netloc.rpartition("@")
-        headers = {"User-Agent": "train-to-edge", "Accept": "image/*"}
-        if account:
-            user, _, password = account.partition(":")
-            headers["Authorization"] = "Basic " + b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+        host = parts.netloc.rpartition("@")[2]
+        headers = {"User-Agent": "train-to-edge", "Accept": "image/*", **basic_login(parts.netloc)}
         address = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
         self._request = urllib.request.Request(address, headers=headers)
         handler = urllib.request.HTTPSHandler(context=tls.context(verify=verify_tls))

@@ -79,12 +79,14 @@ class Teacher:
         file: Path | None = None,
     ) -> None:
         self.labels: list[str] = list(labels)
-        """The bundle's labels and then the taught ones; grows in place, so that whoever draws sees them."""
+        """The bundle's labels, then every one taught since the start. Grows in place and never shrinks: whoever draws
+        sees new ones, and the result of a frame from before a class was forgotten still means that class."""
         self._bundle_labels = tuple(labels)
         self._manifest = manifest_sha256
         self._file = file
         self._lock = threading.RLock()
         self._examples: dict[str, list[Vector]] = {}
+        self._now: Taught | None = None
         self._centre = sample[0].mean(axis=0)
         self._sample, self._scores = self._direction(sample[0]), sample[1]
         self._truths = np.asarray(truths, dtype=np.int64)
@@ -135,19 +137,28 @@ class Teacher:
         """
         with self._lock:
             means, handicaps = self._prototypes
-        row: Vector = _combined(scores[None], self._direction(embedding[None]), self._old, means, handicaps)[0]
+            slots = [self.labels.index(label, len(scores)) for label in self._examples]
+            size = len(self.labels)
+        combined = _combined(scores[None], self._direction(embedding[None]), self._old, means, handicaps)[0]
+        row = np.zeros(size, np.float32)  # a forgotten class keeps its place, with nothing
+        row[: len(scores)] = combined[: len(scores)]
+        row[slots] = combined[len(scores) :]
         return row
 
     def now(self) -> Taught:
-        """Counts, and accuracies computed afresh."""
+        """Counts and accuracies; computed once after each change."""
         with self._lock:
-            counts = {label: len(examples) for label, examples in self._examples.items()}
-            if not counts:
-                return Taught({}, None, None, None, len(self._truths))
-            combined = _combined(self._scores, self._sample, self._old, *self._prototypes)
-            before = float((self._scores.argmax(axis=1) == self._truths).mean())
-            after = float((combined.argmax(axis=1) == self._truths).mean())
-            return Taught(counts, self._leave_one_out(), after, before, len(self._truths))
+            self._now = self._now or self._measured()
+            return self._now
+
+    def _measured(self) -> Taught:
+        counts = {label: len(examples) for label, examples in self._examples.items()}
+        if not counts:
+            return Taught({}, None, None, None, len(self._truths))
+        combined = _combined(self._scores, self._sample, self._old, *self._prototypes)
+        before = float((self._scores.argmax(axis=1) == self._truths).mean())
+        after = float((combined.argmax(axis=1) == self._truths).mean())
+        return Taught(counts, self._leave_one_out(), after, before, len(self._truths))
 
     def _leave_one_out(self) -> float | None:
         """Share of examples nearest to their own class when left out of its mean; None below two of any class."""
@@ -193,8 +204,10 @@ class Teacher:
             raise InputError(f"teach {label}: {MOST_EXAMPLES} examples are enough", "forget it to start anew")
 
     def _changed(self) -> None:
+        taught = self.labels[len(self._bundle_labels) :]
+        self.labels.extend(label for label in self._examples if label not in taught)
         self._prototypes = self._learned()
-        self.labels[len(self._bundle_labels) :] = list(self._examples)
+        self._now = None
         if self._file is not None:
             _save(self._file, self._manifest, self._examples)
 
@@ -211,7 +224,7 @@ class Teacher:
                 raise InputError(f"{file}: {label}: not {features} finite numbers per example", "teach it anew")
             self._examples[label] = list(array)
         self._prototypes = self._learned()
-        self.labels[len(self._bundle_labels) :] = list(self._examples)
+        self.labels.extend(self._examples)
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[np.float32]:

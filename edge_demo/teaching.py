@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from edge_demo.image import Frame
 from edge_demo.loop import Predict, Prediction
 from edge_demo.runtime import Runtime
 from edge_demo.tasks import Task
-from edge_demo.teach import Teacher
+from edge_demo.teach import Taught, Teacher
 
 BATCH = 32
 LABEL = "taught"
@@ -61,17 +61,22 @@ class Teaching:
 
     def __init__(self, teacher: Teacher, newest: Callable[[], Any | None], say: Callable[[str], None]) -> None:
         self.teacher, self._newest, self._say = teacher, newest, say
+        self._taken: Any | None = None
 
     def teach(self, label: str) -> None:
-        """InputError when there is no frame yet, or the label cannot be taught."""
+        """InputError when there is no frame yet or none since the last example, or the label cannot be taught."""
         result = self._newest()
         if result is None:
             raise InputError(f"teach {label}: no frame has been processed yet", "wait for the first picture")
+        if result is self._taken:  # left out of its mean, an example would still meet itself there
+            raise InputError(f"teach {label}: this frame has been taken already", "wait for the next one")
         self._say(self.teacher.learn(label, result.embedding).line())
+        self._taken = result
 
     def forget(self, label: str) -> None:
         """InputError when it was not taught."""
         self._say(f"forgot {label}; {self.teacher.forget(label).line()}")
+        self._taken = None
 
     def key(self, key: str, label: str = LABEL) -> None:
         """A key in the window; what is refused is said and the demo goes on."""
@@ -83,6 +88,6 @@ class Teaching:
         except InputError as error:
             self._say(str(error))
 
-    def labels(self) -> Sequence[str]:
-        """The bundle's and the taught ones."""
-        return self.teacher.labels
+    def now(self) -> Taught:
+        """What has been taught so far."""
+        return self.teacher.now()

@@ -9,7 +9,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge_demo import tls
+from edge_demo import reach, tls
 from edge_demo.cameras import CameraRequest, configure, why_closed
 from edge_demo.errors import InputError
 from edge_demo.source import Captured, Timeouts, video_library
@@ -22,6 +22,7 @@ STREAM_OPTIONS = {
 }
 OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 BELIEVABLE_FPS = (1.0, 240.0)  # files announce 0 or 90000 (the RTP clock) when they do not know
+WHOLE_FILE = "is it a whole video file? try: ffprobe FILE"
 _environment = threading.Lock()  # the variable is read at each open and belongs to the whole process
 
 
@@ -62,10 +63,11 @@ class VideoSource:
         self._read, self._backlog = 0, Backlog()
         if isinstance(self._target, CameraRequest):
             return self._open_camera(cv2, self._target)
+        begun_s = time.monotonic()
         self._capture = self._open_ffmpeg(cv2, self._target)
         if not self._capture.isOpened():
             self.close()
-            raise InputError(f"{self.name}: does not open", _remedy(self.kind))
+            raise self._closed(self._target, time.monotonic() - begun_s)
         width, height = (int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if self.live:
             return f"{width}x{height}"  # a stream's announced rate is made up (25 for any MJPEG over HTTP)
@@ -106,7 +108,7 @@ class VideoSource:
 
     def _refuse_empty(self) -> None:
         if self.kind == "video" and self._read == 0:
-            raise InputError(f"{self.name}: opens as a video but holds no readable frame", _remedy(self.kind))
+            raise InputError(f"{self.name}: opens as a video but holds no readable frame", WHOLE_FILE)
 
     def shortfall(self) -> str:
         """A sentence when a file gave fewer frames than it announces, else empty."""
@@ -123,6 +125,12 @@ class VideoSource:
             reason, hint = why_closed(asked.index)
             raise InputError(f"{self.name}: does not open" + (f" ({reason})" if reason else ""), hint)
         return configure(cv2, self._capture, asked)
+
+    def _closed(self, target: str, spent_s: float) -> InputError:
+        if "://" not in target:
+            return InputError(f"{self.name}: does not open", WHOLE_FILE)
+        reason, hint = reach.why_closed(target, self._timeouts, spent_s)
+        return InputError(f"{self.name}: does not open" + (f" ({reason})" if reason else ""), hint)
 
     def _open_ffmpeg(self, cv2: Any, target: str) -> Any:
         params = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, self._timeouts.open_ms]
@@ -176,10 +184,3 @@ def capture_time_ns(pos_msec: float, now_ns: int) -> int:
     """
     stamp = int(pos_msec * 1e6)
     return stamp if 0 <= now_ns - stamp < 10_000_000_000 else now_ns
-
-
-def _remedy(kind: str) -> str:
-    return {
-        "stream": "check that the camera is on and the address plays in ffplay, or try --source synthetic",
-        "video": "is it a whole video file? try: ffprobe FILE",
-    }[kind]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from edge_demo.channel import Channel
 from edge_demo.image import Frame
 from edge_demo.loop import Processed
-from edge_demo.stats import Recent, WholeRun
+from edge_demo.stats import Rate, Recent, WholeRun
 
 REPAINT_S = 0.25
+WAIT_S = 0.05  # for a frame, before keys and closing are looked at; a frame that comes meanwhile is shown at once
 
 
 class Screen(Protocol):
@@ -30,13 +32,22 @@ class Screen(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Of the frames that appeared in the last seconds: rate per s, ages when they appeared in ms; None: too few."""
+
+    fps: float | None
+    age_p50_ms: float | None
+    age_p95_ms: float | None
+
+
 class View:
     """One screen and what is on it.
 
     Args:
         screen: Where to show.
         shown: Processed frames; the newest is taken.
-        paint: (processed frame, median age of shown frames in ms, monotonic s) -> the picture to show.
+        paint: (processed frame, figures of the frames shown so far, monotonic s) -> the picture to show.
         pressed: Told of every key that is not for the window itself.
     """
 
@@ -44,7 +55,7 @@ class View:
         self,
         screen: Screen,
         shown: Channel[Processed],
-        paint: Callable[[Processed, float | None, float], Frame],
+        paint: Callable[[Processed, Shown, float], Frame],
         pressed: Callable[[str], None] | None = None,
     ) -> None:
         self._screen = screen
@@ -53,7 +64,9 @@ class View:
         self._pressed = pressed
         self._last: Processed | None = None
         self._painted_s = 0.0
+        self._just = True
         self._ages = Recent()
+        self._rate = Rate()
         self.ages = WholeRun()
         """Ages of all frames when they appeared, in ms."""
 
@@ -61,15 +74,18 @@ class View:
         """Show what is new, or a frozen frame again when its source is in trouble; False when the person closed it."""
         if self._pressed and (key := self._screen.key()):
             self._pressed(key)
-        newest = self._shown.get(0)
+        newest = self._shown.get(0 if self._just else WAIT_S)
+        self._just = newest is not None
         self._last = newest or self._last
         again = troubled and now_s - self._painted_s >= REPAINT_S
         if self._last is None or not (newest or again):
             return self._screen.show(None)
-        kept = self._screen.show(self._paint(self._last, self._ages.percentile(50, now_s), now_s))
+        p50, p95 = (self._ages.percentile(q, now_s) for q in (50, 95))
+        kept = self._screen.show(self._paint(self._last, Shown(self._rate.per_s(now_s), p50, p95), now_s))
         self._painted_s = time.monotonic()
         if newest:  # what a viewer sees is as old as this: drawing and showing included
             age_ms = (time.monotonic_ns() - newest.item.captured.t_mono_ns) / 1e6
             self._ages.add(age_ms, self._painted_s)
+            self._rate.tick(self._painted_s)
             self.ages.add(age_ms)
         return kept

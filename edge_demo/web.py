@@ -132,6 +132,7 @@ class WebView:
             **self._demo.live().model_dump(by_alias=True),
             "viewers": self._pictures.viewers,
             "viewers_max": self._most,
+            "shown_fps": self._pictures.fps(),
             "shown_age_p50_ms": self._pictures.age_ms(50),
             "shown_age_p95_ms": self._pictures.age_ms(95),
         }

@@ -13,7 +13,7 @@ from edge_demo.errors import Error
 from edge_demo.image import Frame, load_cv2
 from edge_demo.live import Watched
 from edge_demo.loop import Processed
-from edge_demo.stats import Recent
+from edge_demo.stats import Rate, Recent
 
 STREAM_QUALITY = 80
 REPAINT_S = 0.5  # a stale picture says for how long
@@ -55,6 +55,7 @@ class Pictures:
     ) -> None:
         self.viewers = 0
         self._ages = Recent()
+        self._rate = Rate()
         self._demo, self._loop = demo, loop
         self._newest: Processed | None = None
         self._wanted = threading.Condition()
@@ -89,6 +90,11 @@ class Pictures:
         with self._wanted:
             return self._ages.percentile(q, time.monotonic())
 
+    def fps(self) -> float | None:
+        """New pictures handed out per second, lately."""
+        with self._wanted:
+            return self._rate.per_s(time.monotonic())
+
     async def after(self, number: int, timeout_s: float) -> Jpeg | None:
         """The newest picture later than `number`; None when none came in time."""
         if self._current.number <= number:
@@ -113,6 +119,7 @@ class Pictures:
                 with self._wanted:
                     age_ms = (time.monotonic_ns() - processed.item.captured.t_mono_ns) / 1e6
                     self._ages.add(age_ms, time.monotonic())
+                    self._rate.tick(time.monotonic())
             loop = self._loop()
             if loop is not None:
                 with suppress(RuntimeError):  # the server has just closed its loop

@@ -11,6 +11,8 @@ from typing import Any
 from edge_demo.image import Frame, load_cv2
 
 TITLE = "train-to-edge demo"
+PAINT_MS = 8
+FONTS = "/usr/share/fonts"
 QUIT_KEYS = frozenset({27, ord("q")})
 # imshow ends the whole process (SIGABRT) when the display does not answer; a child process can be sacrificed.
 PROBE = f"import cv2; cv2.namedWindow({TITLE!r}); cv2.waitKey(1); cv2.destroyAllWindows()"
@@ -36,12 +38,16 @@ class Window:
 
     cv2: Any
     pressed: str = ""
+    painting: bool = False
 
     def show(self, frame: Frame | None) -> bool:
         """Show a new BGR frame (None: keep the last) and handle keys; False when the person closed it."""
         if frame is not None:
             self.cv2.imshow(TITLE, frame)
-        code = self.cv2.waitKey(10 if frame is None else 1)
+        # The toolkit paints only while it is waited for, and on a busy machine 1 ms is not enough (measured: black).
+        # The next frame is the farthest away right after one, so the time is given then; later it would hold one up.
+        code = self.cv2.waitKey(PAINT_MS if frame is None and self.painting else 1)
+        self.painting = frame is not None
         if code >= 0 and code & 0xFF in QUIT_KEYS:
             return False
         if code >= 0 and chr(code & 0xFF).isprintable():
@@ -61,5 +67,7 @@ class Window:
 def open_window() -> Window:
     """A window sized to its picture. Call `why_no_window` first."""
     cv2 = load_cv2()
-    cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE)
+    if not os.path.isdir(os.environ.get("QT_QPA_FONTDIR", FONTS)):  # noqa: PTH112 - may be any text
+        os.environ["QT_QPA_FONTDIR"] = FONTS  # the wheel names a folder it does not bring, and Qt complains of it
+    cv2.namedWindow(TITLE, cv2.WINDOW_AUTOSIZE | cv2.WINDOW_GUI_NORMAL)  # without Qt's tool bar
     return Window(cv2)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stages.bench.document import BenchDocument
     from stages.bench.stage import Demands
 
-SCENARIOS = "single, throughput, camera, cold, e2e or sustain; repeatable; default: single."
+SCENARIOS = "single, throughput, camera, cold, e2e, accuracy or sustain; repeatable; default: single."
 
 
 def bench(
@@ -31,6 +31,9 @@ def bench(
     minutes: Annotated[float | None, typer.Option(help="How long sustain runs each variant; default: 10.")] = None,
     shape: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]1x3x224x224", help="Input shape of a plain model; repeatable.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Picture or folder to run a plain model on; default: random.")
     ] = None,
     spinning: Annotated[
         bool, typer.Option("--spinning", help="Let ONNX Runtime's idle threads burn CPU while they wait.")
@@ -60,7 +63,7 @@ def bench(
     if system:
         _host(targets)
         return
-    from pipeline.bundles import bench_config, bundle_of
+    from pipeline.bundles import bench_config
     from pipeline.console import steps
     from stages.bench import bench_target
     from stages.bench.recommend import Limits
@@ -83,7 +86,7 @@ def bench(
             raise InputError(f"--{name} has no effect without --scenario {needed}", f"add --scenario {needed}")
     demands = Demands(
         base=compare,
-        against=bundle_of(against) if against else None,
+        against=_target(against) if against else None,
         fail_if=tuple(fail_if or ()),
         limits=Limits(target_fps, max_rss, min_accuracy),
     )
@@ -94,15 +97,23 @@ def bench(
     to_stdout = json_file == Path("-")
     with steps("bench") as on_step:
         document = bench_target(
-            [bundle_of(target) for target in targets],
+            [_target(target) for target in targets],
             config,
             json_file=None if to_stdout else json_file,
             on_step=on_step,
             demands=demands,
+            images=images,
         )
     _write_pages(document, md, html)
     _show(document, to_stdout)
     _gate(document, demands)
+
+
+def _target(path: Path) -> Path:
+    """A run folder's bundle, anything else as it is: the bench says itself what it cannot measure."""
+    from pipeline.bundles import bundle_of
+
+    return bundle_of(path) if (path / "run.json").is_file() else path
 
 
 def _show(document: BenchDocument, to_stdout: bool) -> None:

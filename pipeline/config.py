@@ -34,6 +34,8 @@ WORDS = {
     "string_pattern_mismatch": "must be letters, digits, '.', '_' or '-', beginning with a letter or digit",
 }
 """pydantic's error types whose own words say too little."""
+SOURCES = {"teacher_weight": "teacher", "teacher_temperature": "teacher", "prune_share": "prune"}
+"""Keys of `train` -> the one without which they have no effect."""
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 Tree = dict[str, Any]
@@ -299,8 +301,16 @@ def _without_effect(config: PipelineConfig) -> Iterator[tuple[str, str, str]]:
         yield "data.root", f'has no effect: data.name = "{data.name}" is not read from there', "drop it"
     if data.test_fraction != DataConfig().test_fraction and data.name in ("mnist", "fashion-mnist"):
         yield "data.test_fraction", f"has no effect: {data.name} brings its own test split", "drop it"
+    yield from _without_effect_on_train(train, default)
+
+
+def _without_effect_on_train(train: TrainConfig, default: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    """The same, of the section `train`."""
     if train.momentum != default.momentum and train.optimizer not in ("sgd", "rmsprop", "muon"):
         yield "train.momentum", f'has no effect with train.optimizer = "{train.optimizer}"', "drop it, or use sgd"
+    for knob, source in SOURCES.items():
+        if not getattr(train, source) and getattr(train, knob) != getattr(default, knob):
+            yield f"train.{knob}", f"has no effect without train.{source}", f"set train.{source} to a run folder"
     for dial in ("depth", "width"):
         if train.model.name == "convnet" and getattr(train.model, dial) != getattr(default.model, dial):
             yield f"train.model.{dial}", 'has no effect with train.model.name = "convnet"', "drop it, or use resnet"

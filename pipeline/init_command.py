@@ -31,7 +31,82 @@ mode = {mode}
 
 [train]
 task = {trained}
+{training}"""
+
+DETECT = """# Passes over the training pictures; more pay as long as val gets better.
+epochs = {epochs}
+batch_size = 16
+lr = 0.004
+weight_decay = 0.05
+clip_norm = 5.0
+ema = 0.99
+
+[train.model]
+name = "detector"
+width = 8
+depth = 2
+# The longer side of the smallest map, in cells: about a thirty-second of the frame.
+last_side = 10
+
+[train.augment]
+# Left for right; 0 where that makes another thing of an object, as with letters.
+flip = 0.5
+# Upside down; 0.5 where nothing says which way is up, as under a microscope.
+flip_vertical = 0.0
+scale = 0.25
+shift = 0.1
+mosaic = 0.5
+colour = {colour_change}
+contrast = 0.2
+
+[export]
+parity_images = 32
+
+[quantize]
+# Of mAP50-95, as in [evaluate].
+max_drop = 0.005
+
+[evaluate]
+max_int8_drop = 0.005
 """
+SEGMENT = """# Passes over the training pictures; more pay as long as val gets better.
+epochs = {epochs}
+batch_size = 16
+optimizer = "muon"
+lr = 0.01
+weight_decay = 0.02
+clip_norm = 5.0
+
+[train.model]
+name = "segmenter"
+width = 8
+depth = 2
+# The longer side of the smallest map, in cells: a sixteenth of the frame.
+last_side = 12
+
+[train.augment]
+# Left for right; 0 where that makes another thing of an object, as with letters.
+flip = 0.5
+scale = 0.2
+crop = 0.6
+rotate_deg = 15.0
+colour = {colour_change}
+contrast = 0.3
+
+[export]
+parity_images = 64
+
+[quantize]
+# Of mIoU, as in [evaluate].
+max_drop = 0.01
+
+[evaluate]
+max_int8_drop = 0.01
+"""
+TRAINING = {"detect": DETECT, "segment": SEGMENT}
+"""What else [train] says, by task; of a task that is not here, nothing."""
+PASSES = {"detect": 80_000, "segment": 40_000}  # pictures seen in a training
+FEWEST_EPOCHS, MOST_EPOCHS = 20, 300
 
 
 def init(
@@ -62,6 +137,10 @@ def init(
         else "",
         mode=quoted("letterbox"),
         trained=quoted(found.task),
+        training=TRAINING.get(found.task, "").format(
+            epochs=max(FEWEST_EPOCHS, min(MOST_EPOCHS, PASSES.get(found.task, 0) // found.pictures)),
+            colour_change=0.1 if found.colour == "rgb" else 0.0,
+        ),
     )
     out.write_text(text, encoding="utf-8")
     typer.echo(f"{out}: {found.sentence}; next: pipeline data check {out}")

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from edge_demo.errors import Error, missing_extra
 from pipeline import report_charts as charts
+from pipeline import report_detect as detect
 from pipeline import report_facts as facts
+from pipeline import report_segment as segment
 from pipeline.report_document import ReportDocument
 from pipeline.report_format import percent, points, runtime_name, sentence, span, times
 from pipeline.report_verdict import fit_sentences, make_verdict, make_warnings
@@ -78,14 +80,14 @@ def run(
     """
     html_page, markdown_page = _templates()
     on_step(Step("report: facts", 0, 3))
-    predictions = facts.read_predictions(data, evaluate)
-    document = build(config, data, train, export, quantize, evaluate, bundle, bench, predictions, out_dir.parent)
+    arrays = facts.read_predictions(evaluate)
+    document = build(config, data, train, export, quantize, evaluate, bundle, bench, arrays, out_dir.parent)
     on_step(Step("report: charts and pictures", 1, 3))
     drawn = draw_charts(document)
-    mistakes, right = thumbnails(data, predictions, config.samples) if predictions else ([], [])
+    pictures = draw_pictures(data, arrays, config.samples)
     on_step(Step("report: pages", 2, 3))
     result = ReportResult(folder=out_dir)
-    html = html_page.render(r=document, charts=drawn, mistakes=mistakes, right=right)
+    html = html_page.render(r=document, charts=drawn, **pictures)
     (out_dir / result.html).write_text(html, encoding="utf-8")
     (out_dir / result.markdown).write_text(markdown_page.render(r=document), encoding="utf-8")
     (out_dir / result.json_file).write_text(document.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
@@ -102,10 +104,11 @@ def build(
     evaluate: EvaluateResult,
     bundle: BundleResult,
     bench: BenchResult,
-    predictions: dict[str, NDArray[Any]] | None,
+    arrays: dict[str, NDArray[Any]],
     run_folder: Path,
 ) -> ReportDocument:
     """All facts of the report, derived from the results and the files they name."""
+    predictions = facts.class_predictions(data, arrays)
     bench_document = facts.read_bench(bench)
     gates = facts.all_gates(train, export, quantize, evaluate, bench)
     details = facts.bench_details(bench_document)
@@ -130,6 +133,8 @@ def build(
         reliability=reliability(predictions["score"], predictions["truth"] == predictions["answer"])
         if predictions
         else None,
+        detection=detect.facts_of(data, arrays) if detect.is_told_by(arrays) else None,
+        segmentation=segment.facts_of(data, arrays) if segment.is_told_by(arrays) else None,
         curves=facts.read_curves(train),
         software=facts.software_versions(),
         host=facts.host_facts(bench_document),
@@ -153,6 +158,8 @@ def draw_charts(document: ReportDocument) -> dict[str, str]:
             drawn[name] = charts.curves(name, what, series, document.train.best_epoch, as_percent=name == "metric")
     if document.reliability:
         drawn["reliability"] = charts.diagram(document.reliability)
+    if document.detection and (rows := [row for row in document.detection.classes if row.precision]):
+        drawn["precision"] = charts.precision([charts.Series(row.label, row.precision) for row in rows])
     variants = {
         row.id: charts.Variant(
             name=row.id,
@@ -174,6 +181,20 @@ def draw_charts(document: ReportDocument) -> dict[str, str]:
     if ratios:
         drawn["speed"] = charts.speed(ratios, bench.baseline)
     return drawn
+
+
+def draw_pictures(data: DataResult, arrays: dict[str, NDArray[Any]], samples: int) -> dict[str, Any]:
+    """What the page shows of test frames: the template's variables of whatever the predictions are about."""
+    if predictions := facts.class_predictions(data, arrays):
+        mistakes, right = thumbnails(data, predictions, samples)
+        return {"mistakes": mistakes, "right": right}
+    if detect.is_told_by(arrays):
+        lowest, rest = detect.frames_shown(data, arrays, samples)
+        return {"worst_frames": lowest, "other_frames": rest}
+    if segment.is_told_by(arrays):
+        worst, others = segment.frames_shown(data, arrays, samples)
+        return {"worst_frames": worst, "other_frames": others, "map_legend": segment.legend(data.labels)}
+    return {}
 
 
 def thumbnails(

@@ -42,6 +42,7 @@ STYLE: Any = {
 }
 
 
+PR_DASHES: Any = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (2, 2)))
 MARKERS = {"fp32": "o", "int8": "D", "bf16": "s", "f16": "^"}
 COLOURS = {"onnxruntime": FIRST, "openvino": SECOND}
 
@@ -157,6 +158,24 @@ def diagram(found: Reliability) -> str:
             axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         figure.legend(loc="outside lower center", ncols=2, labelcolor=INK, fontsize=9)
         return _svg(figure, "reliability", f"share right over the score, {found.n} answers in {len(found.bins)} bins")
+
+
+def precision(series: Sequence[Series]) -> str:
+    """Precision over recall at IoU 0.5: the mean of the classes, and each of them where they are few."""
+    with _axes((4.8, 3.5)) as (figure, axes):
+        from matplotlib.ticker import PercentFormatter
+
+        recalls = [index / (len(series[0].values) - 1) for index in range(len(series[0].values))]
+        columns = zip(*(line.values for line in series), strict=True)
+        means = [sum(value or 0.0 for value in column) / len(series) for column in columns]
+        for line, dashes in zip(series, PR_DASHES if len(series) <= len(PR_DASHES) else (), strict=False):
+            axes.plot(recalls, line.values, color=SECOND, linewidth=1.3, linestyle=dashes, label=line.label)
+        axes.plot(recalls, means, color=FIRST, label=f"mean of {len(series)} classes")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision, IoU 0.5")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        figure.legend(loc="outside lower center", ncols=2, labelcolor=INK, fontsize=9)
+        return _svg(figure, "precision", f"precision over recall of {len(series)} classes")
 
 
 def tradeoff(points: Sequence[Point], metric: str) -> str:

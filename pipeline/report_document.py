@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.report_detect import Detection
+from pipeline.report_segment import Segmentation
 from stages.reliability import Reliability
 from stages.spec import (
     BenchResult,
@@ -126,6 +128,10 @@ class ReportDocument(BaseModel):
     """Null for tasks whose answer is not one class."""
     reliability: Reliability | None
     """Whether the scores mean what they say, on test, of what ships in ONNX Runtime; likewise null."""
+    detection: Detection | None
+    """Average precision and confusion of boxes on test; null for tasks without boxes."""
+    segmentation: Segmentation | None
+    """IoU and confusion of pixels on test; null for tasks without masks."""
     curves: tuple[dict[str, float | None], ...]
     """One row per epoch of the training's curves file."""
     software: dict[str, str]

@@ -39,24 +39,32 @@ def all_gates(*results: TrainResult | ExportResult | QuantizeResult | EvaluateRe
     return tuple(gate for result in results for gate in result.gates)
 
 
-def read_predictions(data: DataResult, evaluate: EvaluateResult) -> dict[str, NDArray[Any]] | None:
-    """`truth`, `answer` int64 (n_test,) and `score` float (n_test,); null where the answer is not one class.
+def read_predictions(evaluate: EvaluateResult) -> dict[str, NDArray[Any]]:
+    """The arrays of what is shipped on test, as the task keeps them.
 
     Raises:
-        Error: the file is missing, or has another number of items than the test split.
+        Error: the file is missing or damaged.
     """
     file = evaluate.folder / evaluate.predictions
     try:
         with np.load(file, allow_pickle=False) as saved:
-            arrays = {name: np.asarray(saved[name]) for name in saved.files}
+            return {name: np.asarray(saved[name]) for name in saved.files}
     except (OSError, ValueError) as error:
         raise Error(f"{evaluate.predictions}: cannot be read ({error})", "run evaluate again") from error
+
+
+def class_predictions(data: DataResult, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]] | None:
+    """`truth`, `answer` int64 (n_test,) and `score` float (n_test,); None where the answer is not one class.
+
+    Raises:
+        Error: another number of items than the test split has.
+    """
     if not {"truth", "answer", "score"} <= set(arrays) or arrays["answer"].ndim != 1:
         return None
     for name in ("truth", "answer", "score"):
         if len(arrays[name]) != data.counts["test"]:
             raise Error(
-                f"{evaluate.predictions}: {len(arrays[name])} values of {name} for {data.counts['test']} test items",
+                f"predictions.npz: {len(arrays[name])} values of {name} for {data.counts['test']} test items",
                 "run evaluate again",
             )
     return arrays

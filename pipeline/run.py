@@ -19,6 +19,7 @@ from edge_demo.errors import Error, missing_extra
 from pipeline.config import PipelineConfig, dump_toml
 from pipeline.keys import ROOT, canonical, code_digest, library_versions, software, stage_key
 from pipeline.workspace import RunDocument, RunGate, StageRecord, Workspace, opened, write_atomic
+from stages.other_run import fingerprint
 from stages.spec import (
     BenchResult,
     BundleResult,
@@ -82,6 +83,7 @@ STAGES: tuple[Stage, ...] = (
         needs=("data",),
         result=TrainResult,
         libraries=(*TORCH, "matplotlib"),
+        outside=fingerprint,
         resumable=True,
     ),
     Stage(

@@ -91,8 +91,8 @@ def load_original_wh(data: DataResult, split: Split) -> NDArray[np.int64]:
 
 
 def to_bgr(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 NHWC with C = 1 or 3 -> contiguous uint8 NHWC BGR, what the deployed graph takes."""
-    return np.ascontiguousarray(np.repeat(frames, 3, axis=3) if frames.shape[3] == 1 else frames)
+    """uint8 NHWC with C = 1 or 3 -> a contiguous uint8 NHWC BGR copy, what the deployed graph takes."""
+    return np.repeat(frames, 3, axis=3) if frames.shape[3] == 1 else np.array(frames, order="C")
 
 
 def stratified(truth: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:

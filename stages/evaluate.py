@@ -22,7 +22,7 @@ from edge_demo.errors import Error
 from edge_demo.runtime import Array, Runtime, open_runtime
 from stages.arrays import load_frames
 from stages.graph import Deployed
-from stages.inference import agreement, batches, infer, within
+from stages.inference import agreement, batches, infer, metric_interval, within
 from stages.spec import (
     DataResult,
     EvaluateConfig,
@@ -36,7 +36,6 @@ from stages.spec import (
     TrainResult,
     ignore,
 )
-from stages.statistics import interval
 from stages.tasks import TASKS
 from stages.trained import load_trained
 
@@ -138,7 +137,8 @@ def _measure(
             reference += task.decode(dict(zip(task.outputs, final, strict=True)), params)
             for engine in engines:
                 engine.results += task.decode(infer(engine.model, batch), params)
-                apart = _apart(infer(engine.core, normalized)[engine.core.outputs[0].name], logits, engine)
+                seen = batch if engine.core.inputs[0].name == "frames" else normalized
+                apart = _apart(infer(engine.core, seen)[engine.core.outputs[0].name], logits, engine)
                 engine.max_abs_logits = max(engine.max_abs_logits, apart)
     return reference, engines
 
@@ -159,7 +159,7 @@ def _open(export: ExportResult, quantize: QuantizeResult, stack: ExitStack) -> I
 def _torch(deployed: Deployed, batch: NDArray[np.uint8]) -> tuple[Array, Array, list[Array]]:
     """The normalized batch, the first raw output and the final outputs."""
     with torch.inference_mode():
-        normalized = deployed.pre(torch.from_numpy(batch))
+        normalized = deployed.pre(torch.from_numpy(np.array(batch)))  # torch warns of arrays mapped from disk
         raw = deployed.core(normalized)
         final = deployed.post(*raw)
     return normalized.numpy(), raw[0].numpy(), [tensor.numpy() for tensor in final]
@@ -186,7 +186,7 @@ def _row(
         precision=precision,
         n=len(truth),
         metrics=tasks.TASKS[task].score(results, truth),
-        ci95=interval(tasks.TASKS[task].correct(results, truth)),
+        ci95=metric_interval(task, results, truth),
         agreement=agreement(task, results, reference),
         max_abs_logits=max_abs_logits,
     )

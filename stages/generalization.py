@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable, Sequence
 
 from stages.spec import Generalization, TrainConfig
 from stages.statistics import wilson
@@ -24,10 +26,19 @@ def difference_interval(first: float, n_first: int, second: float, n_second: int
     return gap - math.hypot(first - low_a, high_b - second), gap + math.hypot(high_a - first, second - low_b)
 
 
-def judge(config: TrainConfig, metric: str, train: float, n_train: int, val: float, n_val: int) -> Generalization:
+def judge(
+    config: TrainConfig,
+    metric: str,
+    train: float,
+    n_train: int,
+    val: float,
+    n_val: int,
+    is_allowed: Callable[[TrainConfig], bool] = lambda _: True,
+) -> Generalization:
     """The verdict on two shares: `train` of `n_train` training items, `val` of `n_val` items.
 
-    Val also chose the epoch, so the gap is if anything larger; only test is free of choices.
+    Val also chose the epoch, so the gap is if anything larger; only test is free of choices. No advice is given that
+    makes a training that is not allowed.
     """
     gap, interval = train - val, difference_interval(train, n_train, val, n_val)
     numbers = (
@@ -36,10 +47,10 @@ def judge(config: TrainConfig, metric: str, train: float, n_train: int, val: flo
         f"{100 * interval[1]:+.2f})"
     )
     if interval[0] > 0 and gap > PRACTICAL_GAP:
-        kind, advice = "overfitting", against_overfitting(config)
+        kind, advice = "overfitting", against_overfitting(config, is_allowed)
         sentence = f"Overfitting: {numbers}. {_try(advice)}"
     elif train < UNDERFIT_BELOW:
-        kind, advice = "underfitting", against_underfitting(config)
+        kind, advice = "underfitting", against_underfitting(config, is_allowed)
         sentence = f"Underfitting, or labels that allow no more: {numbers}. {_try(advice)}"
     elif gap > PRACTICAL_GAP:
         kind, advice = "undecided", ()
@@ -52,7 +63,9 @@ def judge(config: TrainConfig, metric: str, train: float, n_train: int, val: flo
     )
 
 
-def against_overfitting(config: TrainConfig) -> tuple[str, ...]:
+def against_overfitting(
+    config: TrainConfig, is_allowed: Callable[[TrainConfig], bool] = lambda _: True
+) -> tuple[str, ...]:
     """What narrows the gap and this training does not use yet, as `section.key=value`, the most promising first."""
     changes = config.augment
     found = []
@@ -68,10 +81,12 @@ def against_overfitting(config: TrainConfig) -> tuple[str, ...]:
     found.append(f"train.weight_decay={decay:.3g}")
     if config.model.name not in FIXED_WIDTH and config.model.width > SHRINKABLE_WIDTH:
         found.append(f"train.model.width={config.model.width // 2}")
-    return tuple(found[:3])
+    return _allowed(config, found, is_allowed)[:3]
 
 
-def against_underfitting(config: TrainConfig) -> tuple[str, ...]:
+def against_underfitting(
+    config: TrainConfig, is_allowed: Callable[[TrainConfig], bool] = lambda _: True
+) -> tuple[str, ...]:
     """What lets the network fit its own training images better, likewise."""
     found = []
     if config.model.dropout:
@@ -79,7 +94,23 @@ def against_underfitting(config: TrainConfig) -> tuple[str, ...]:
     if config.model.name not in FIXED_WIDTH:
         found.append(f"train.model.width={2 * config.model.width}")
     found.append(f"train.epochs={2 * config.epochs}")
-    return tuple(found[:3])
+    return _allowed(config, found, is_allowed)[:3]
+
+
+def _allowed(config: TrainConfig, changes: Sequence[str], is_allowed: Callable[[TrainConfig], bool]) -> tuple[str, ...]:
+    """Those of `train.a.b=value` that make an allowed training of this one."""
+    found = []
+    for change in changes:
+        key, _, value = change.partition("=")
+        values = config.model_dump(mode="json")
+        *path, name = key.split(".")[1:]
+        inner = values
+        for part in path:
+            inner = inner[part]
+        inner[name] = json.loads(value)
+        if is_allowed(TrainConfig.model_validate_json(json.dumps(values))):
+            found.append(change)
+    return tuple(found)
 
 
 def _try(advice: tuple[str, ...]) -> str:

@@ -97,6 +97,25 @@ def with_metadata(model: ModelProto, metadata: Mapping[str, str]) -> ModelProto:
     return model
 
 
+def joined(pre: ModelProto, core: ModelProto) -> ModelProto:
+    """`frames` -> pre -> core -> its raw outputs, under their names.
+
+    Raises:
+        Error: the parts do not fit.
+    """
+    parts = (
+        compose.add_prefix(pre, "pre/", rename_inputs=False),
+        compose.add_prefix(core, "core/", rename_outputs=False),
+    )
+    for part in parts:
+        del part.graph.value_info[:]
+    try:
+        model = compose.merge_models(*parts, io_map=[(f"pre/{output_names(pre)[0]}", f"core/{input_names(core)[0]}")])
+    except ValueError as error:
+        raise Error(f"the graph's parts do not fit together: {error}") from error
+    return clean(model)
+
+
 def composed(
     pre: ModelProto, core: ModelProto, post: ModelProto, outputs: Sequence[str], metadata: Mapping[str, str]
 ) -> ModelProto:

@@ -22,7 +22,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Split = Literal["train", "val", "test"]
 RuntimeName = Literal["onnxruntime", "openvino"]
-Scenario = Literal["single", "throughput", "camera", "cold", "e2e", "sustain"]
+Scenario = Literal["single", "throughput", "camera", "cold", "e2e", "accuracy", "sustain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,10 @@ class ModelConfig(BaseModel):
     pool_stem: bool = False
     """The stem takes the place of the first stage and pools: no other convolution sees half the side, where most of
     the computation is."""
+    channels: tuple[Positive, ...] = ()
+    """Channels layer by layer, in place of those that follow from `width`, as pruning leaves them; empty: those."""
+    identity_start: bool = False
+    """Convolutions behind the stem first hand on what they get, and learn from there; worth most in few epochs."""
 
 
 class AugmentConfig(BaseModel):
@@ -203,6 +207,13 @@ class AugmentConfig(BaseModel):
     """Standard deviation of smooth elastic displacements, as a share of the side."""
     flip: Fraction = 0.0
     """Probability of a left-right flip."""
+    flip_vertical: Fraction = 0.0
+    """Probability of an upside-down flip."""
+    quarter_turns: Fraction = 0.0
+    """Probability of a turn by one, two or three right angles; where nothing says which way is up. A frame that is not
+    square is stretched by it."""
+    mosaic: Fraction = 0.0
+    """Probability of a picture put together from parts of four; for boxes and masks only."""
     invert: Fraction = 0.0
     """Probability of inverting light and dark."""
     contrast: Fraction = 0.0
@@ -239,6 +250,9 @@ class TrainConfig(BaseModel):
     task: str = "classify"
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
+    init_from: str = ""
+    """Folder of another run, whose trained body this one starts with where names and shapes are the same; empty: from
+    scratch. A `fast` classifier with `pool_stem` lends its body to `detector`."""
     epochs: Positive = 12
     batch_size: Count = 64
     """Pictures of one pass. 0, on a GPU only: the largest power of two that fits."""
@@ -258,6 +272,16 @@ class TrainConfig(BaseModel):
     schedule: Literal["constant", "one-cycle", "cosine", "step"] = "one-cycle"
     loss: Literal["cross-entropy", "binary"] = "cross-entropy"
     """binary: a yes or no for each class on its own (one-vs-all)."""
+    teacher: str = ""
+    """A run folder whose network this one learns from, beside the labels (distillation); empty: none."""
+    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the teacher in the loss; the rest is the labels'."""
+    teacher_temperature: Annotated[float, Field(gt=0)] = 4.0
+    """Both networks' logits are divided by it; higher shows more of what the teacher thinks of the wrong classes."""
+    prune: str = ""
+    """A run folder whose network this training starts from, its least important channels removed; empty: none."""
+    prune_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Smallest share of its multiply-accumulates to remove."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: a picture weighs in the loss by how rare its class is; all classes count alike."""
     label_smoothing: Fraction = 0.0
@@ -334,6 +358,8 @@ class TrainResult(BaseModel):
     recoveries: int = 0
     """How often a NaN or infinite step was undone; each is in `notes`."""
     resumed_from_step: int = 0
+    sources: dict[str, str] = {}
+    """`train.teacher` and `train.prune`, where set -> sha256 of the weights that were read."""
     notes: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     generalization: Generalization | None = None
@@ -457,6 +483,7 @@ class QuantizeResult(BaseModel):
     model_config = RESULT
     folder: Path = Field(default=Path(), exclude=True)
     core: str = "core.int8.onnx"
+    """From `frames` to the raw outputs."""
     model: str = "model.int8.onnx"
     metric: str
     val_fp32: dict[str, float]
@@ -582,7 +609,8 @@ class BenchConfig(BaseModel):
     """CPU threads of one inference; `throughput` always uses every usable CPU."""
     scenarios: Annotated[tuple[Scenario, ...], Field(min_length=1)] = ("single",)
     """`single` one inference after the other, `throughput` as many at a time as pays, `camera` one per frame at `fps`,
-    `cold` from process start to the first answer, `e2e` JPEG to decoded result, `sustain` the same for `minutes`."""
+    `cold` from process start to the first answer, `e2e` JPEG to decoded result, `accuracy` the labelled sample and no
+    speed, `sustain` the same as `single` for `minutes`."""
     fps: Annotated[float, Field(gt=0)] = 30.0
     """Frame rate of the `camera` scenario."""
     minutes: Annotated[float, Field(gt=0)] = 10.0

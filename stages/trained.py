@@ -30,7 +30,7 @@ def load_trained(data: DataResult, train: TrainResult) -> Deployed:
     path = train.folder / train.weights
     _fill(core, _read(path), path)
     pre = Preprocess(data.colour, data.mean, data.std)
-    return Deployed(pre, core, TASKS[train.task].post()).eval().float()
+    return Deployed(pre, core, TASKS[train.task].post(train.size_wh)).eval().float()
 
 
 def _same_problem(data: DataResult, train: TrainResult) -> None:

@@ -45,6 +45,8 @@ class Task:
     """(frame BGR uint8 HWC, result, labels, parameters) -> a new annotated frame."""
     to_json: Callable[[Any, Sequence[str]], dict[str, Any]]
     """(result, labels) -> plain JSON values, rounded to 6 digits."""
+    interval: Callable[[Sequence[Any], Sequence[Any]], tuple[float, float]] | None = None
+    """(results, truths) -> 95 % interval of the leading metric; None where that is the mean of `correct`."""
     adjustable: tuple[str, ...] = ()
     """Numeric decode parameters in [0, 1] that a viewer may change while the demo runs (thresholds)."""
     rescore: Callable[[Any, Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]], Any] | None = None
@@ -87,6 +89,7 @@ TASKS: dict[str, Task] = {
         same=detect.same,
         draw=detect.draw,
         to_json=detect.to_json,
+        interval=detect.interval,
         adjustable=("score_threshold",),
         to_frame=detect.to_frame,
         align=detect.align,
@@ -104,6 +107,7 @@ TASKS: dict[str, Task] = {
         same=segment.same,
         draw=segment.draw,
         to_json=segment.to_json,
+        interval=segment.interval,
         adjustable=("opacity",),
         to_frame=segment.to_frame,
         align=segment.align,

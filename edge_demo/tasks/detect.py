@@ -215,6 +215,11 @@ def curves(results: Sequence[Boxes], truths: Sequence[Mapping[str, Any]]) -> det
     return detect_metric.curves(_found(results), truths)
 
 
+def interval(results: Sequence[Boxes], truths: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """95 % interval of `map50_95`; see `detect_metric.map_interval`."""
+    return detect_metric.map_interval(_found(results), truths)
+
+
 def correct(results: Sequence[Boxes], truths: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
     """Quality of each frame in [0, 1]: F1 of the boxes it shows, averaged over the IoU levels .50 to .95.
 

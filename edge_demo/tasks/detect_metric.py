@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 IOU_LEVELS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
+RESAMPLES = 100  # for a standard error, which they give to within 7 %
+Z_95 = 1.959963984540054  # the standard normal's 97.5 % point
 MAX_PER_CLASS = 100  # boxes of one class in one image that count
 NEVER, CROWD, ORDINARY = -1.0, 0.0, 2.0  # added to an IoU: an ordinary true box always goes before a crowd
 
@@ -103,17 +105,22 @@ def curves(found: Sequence[Found], truths: Sequence[Mapping[str, Any]]) -> Curve
     return curves_of(match(found, flat), flat)
 
 
-def curves_of(matches: Matches, truths: Truths) -> Curves:
-    """As `curves`, of boxes that are matched already."""
-    ordinary = truths.class_ids[~truths.crowd]
-    class_ids, counts = np.unique(ordinary, return_counts=True)
+def curves_of(matches: Matches, truths: Truths, times: NDArray[np.int64] | None = None) -> Curves:
+    """As `curves`, of boxes that are matched already; `times` (images,): how often each image counts, else once."""
+    ordinary = ~truths.crowd
+    weights = None if times is None else times[truths.images[ordinary]]
+    totals = np.bincount(truths.class_ids[ordinary], weights)
+    class_ids = np.flatnonzero(totals)
+    counts = totals[class_ids].astype(np.int64)
     precision = np.zeros((len(IOU_LEVELS), len(RECALLS), len(class_ids)))
     by_class = np.lexsort((-matches.scores, matches.class_ids))  # ties keep the order of the images
     starts = np.searchsorted(matches.class_ids[by_class], class_ids, "left")
     ends = np.searchsorted(matches.class_ids[by_class], class_ids, "right")
     for column, (start, end, count) in enumerate(zip(starts, ends, counts, strict=True)):
         own = by_class[start:end]
-        precision[:, :, column] = _precision(matches.hit[:, own], matches.ignored[:, own], int(count))
+        each = 1 if times is None else times[matches.images[own]]
+        hits, misses = matches.hit[:, own], ~matches.hit[:, own] & ~matches.ignored[:, own]
+        precision[:, :, column] = _precision(hits * each, misses * each, int(count))
     return Curves(class_ids, precision, counts)
 
 
@@ -123,6 +130,23 @@ def mean_ap(curve: Curves) -> dict[str, float]:
         return {"map50_95": 0.0, "map50": 0.0}
     ap = curve.ap()
     return {"map50_95": float(ap.mean()), "map50": float(ap[0].mean())}
+
+
+def map_interval(found: Sequence[Found], truths: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """95 % interval of `map50_95` within 0..1: the metric, and the normal interval of its bootstrap error over images.
+
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, sections 6.4 and 12.3. A resample counts each
+    image as often as it was drawn; boxes are matched once, because images do not take part in each other's matches.
+    """
+    flat = flat_truths(truths)
+    matches = match(found, flat)
+    value = mean_ap(curves_of(matches, flat))["map50_95"]
+    rng, means = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        times = np.bincount(rng.integers(0, len(truths), len(truths)), minlength=len(truths))
+        means.append(mean_ap(curves_of(matches, flat, times))["map50_95"])
+    half = Z_95 * float(np.std(means))
+    return max(0.0, value - half), min(1.0, value + half)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -199,14 +223,17 @@ def _rank(images: NDArray[np.int64], class_ids: NDArray[np.int64]) -> NDArray[np
     return np.arange(len(images)) - np.repeat(starts, np.diff(starts, append=len(images)))
 
 
-def _precision(hit: NDArray[np.bool_], ignored: NDArray[np.bool_], count: int) -> NDArray[np.float64]:
-    """(10, 101) precision at `RECALLS`, made falling from the right, of one class's boxes by falling score."""
-    true_positives = np.cumsum(hit, axis=1, dtype=np.float64)
-    false_positives = np.cumsum(~hit & ~ignored, axis=1, dtype=np.float64)
+def _precision(hits: NDArray[np.int64], misses: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """(10, 101) precision at `RECALLS`, made falling from the right, of one class's boxes by falling score.
+
+    `hits` and `misses` (10, n): how often each box counts as the one or the other.
+    """
+    true_positives = np.cumsum(hits, axis=1, dtype=np.float64)
+    false_positives = np.cumsum(misses, axis=1, dtype=np.float64)
     recall = true_positives / count
     precision = true_positives / np.maximum(true_positives + false_positives, 1.0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    out = np.zeros((len(hit), len(RECALLS)))
+    out = np.zeros((len(hits), len(RECALLS)))
     for level, row in enumerate(recall):
         at = np.searchsorted(row, RECALLS, "left")
         reached = at < len(row)

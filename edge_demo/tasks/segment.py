@@ -128,11 +128,17 @@ def score(results: Sequence[ClassMap], truths: Sequence[Any]) -> dict[str, float
 def correct(results: Sequence[ClassMap], truths: Sequence[Any]) -> NDArray[np.float64]:
     """Quality of each frame in [0, 1]: the mean IoU of the classes in its own truth; 1.0 where all of it is void.
 
-    Not the summands of the set's mIoU, which has none; for intervals and paired tests.
+    Not the summands of the set's mIoU, which has none; for paired tests.
     """
     pairs = zip(results, truths, strict=True)
     found = [segment_metric.confusion(result.classes, segment_metric.as_map(truth)) for result, truth in pairs]
     return np.array([segment_metric.mean_iou(matrix) for matrix in found], dtype=np.float64)
+
+
+def interval(results: Sequence[ClassMap], truths: Sequence[Any]) -> tuple[float, float]:
+    """95 % interval of `miou`; see `segment_metric.mean_iou_interval`."""
+    pairs = zip(results, truths, strict=True)
+    return segment_metric.mean_iou_interval((result.classes, segment_metric.as_map(truth)) for result, truth in pairs)
 
 
 def same(a: ClassMap, b: ClassMap) -> bool:

@@ -8,13 +8,13 @@ from torch import Tensor
 from edge_demo.errors import InputError
 from stages.augment import light
 from stages.augment.draws import Draws
-from stages.augment.geometry import WARPS, Limits, draw_geometry, is_on, shift_and_flip
+from stages.augment.geometry import WARPS, Geometry, Limits, draw_geometry, is_on, shift_and_flip
 from stages.augment.mix import mix
 from stages.augment.policy import with_policy
 from stages.augment.regions import cutout
 from stages.spec import AugmentConfig
 
-__all__ = ["Draws", "augment", "change", "limits_of"]
+__all__ = ["Draws", "Geometry", "as_frames", "augment", "augment_alone", "change", "limits_of"]
 
 # in the order in which a camera adds them
 LIGHT = {
@@ -55,16 +55,39 @@ def augment(
     Raises:
         InputError: colour changes of gray frames, or a part of a batch that mixing cannot join in pairs.
     """
+    if not (config.mixup or config.cutmix):
+        return augment_alone(frames, config, draws)[0], targets
+    batch, _ = change(frames, limits_of(config, draws, frames.shape[3]), draws)
+    batch, targets = mix(batch, targets, draws, config.mixup, config.cutmix, num_labels)
+    return as_frames(batch), targets
+
+
+def augment_alone(frames: Tensor, config: AugmentConfig, draws: Draws) -> tuple[Tensor, Geometry | None]:
+    """Random changes of each picture on its own: all but mixup and cutmix.
+
+    Args:
+        frames: uint8 (N, H, W, C), gray or BGR.
+        config: Its knobs.
+        draws: For these N pictures.
+
+    Returns:
+        New uint8 frames of the same shape, and how their pixels moved, by which boxes and masks follow; None: not.
+
+    Raises:
+        InputError: as `augment`.
+    """
     if config == AugmentConfig():
-        return frames, targets
+        return frames, None
     limits = limits_of(config, draws, frames.shape[3])
-    mixes = bool(config.mixup or config.cutmix)
-    if not (mixes or any(is_on(limits, name) for name in (*WARPS, "cutout", *LIGHT))):
-        return shift_and_flip(frames, draws, limits), targets
-    batch = change(frames, limits, draws)
-    if mixes:
-        batch, targets = mix(batch, targets, draws, config.mixup, config.cutmix, num_labels)
-    return batch.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous(), targets
+    if not any(is_on(limits, name) for name in (*WARPS, "cutout", *LIGHT)):
+        return shift_and_flip(frames, draws, limits)
+    batch, geometry = change(frames, limits, draws)
+    return as_frames(batch), geometry
+
+
+def as_frames(batch: Tensor) -> Tensor:
+    """Float (N, C, H, W) on the scale 0..255, which it may leave -> uint8 (N, H, W, C); takes the batch apart."""
+    return batch.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def limits_of(config: AugmentConfig, draws: Draws, channels: int) -> Limits:
@@ -83,18 +106,23 @@ def limits_of(config: AugmentConfig, draws: Draws, channels: int) -> Limits:
     return with_policy(limits, draws, config.policy, config.policy_magnitude, channels)
 
 
-def change(frames: Tensor, limits: Limits, draws: Draws) -> Tensor:
-    """uint8 (N, H, W, C) frames, changed one by one, as float (N, C, H, W) on the scale 0..255, maybe beyond it."""
+def change(frames: Tensor, limits: Limits, draws: Draws) -> tuple[Tensor, Geometry | None]:
+    """uint8 (N, H, W, C) frames, changed one by one, as float (N, C, H, W) on the scale 0..255, maybe beyond it.
+
+    With how their pixels moved; None: nothing moved.
+    """
+    geometry = None
     if any(is_on(limits, name) for name in WARPS):
         batch = frames.permute(0, 3, 1, 2).float()
-        batch = draw_geometry(draws, limits, *batch.shape[2:]).apply(batch)
-    elif is_on(limits, "shift") or is_on(limits, "flip"):
-        batch = shift_and_flip(frames, draws, limits).permute(0, 3, 1, 2).float()
+        geometry = draw_geometry(draws, limits, *batch.shape[2:])
+        batch = geometry.apply(batch)
     else:
+        if is_on(limits, "shift") or is_on(limits, "flip"):
+            frames, geometry = shift_and_flip(frames, draws, limits)
         batch = frames.permute(0, 3, 1, 2).float()
     if is_on(limits, "cutout"):
         batch = cutout(batch, draws, limits["cutout"])
     for name, apply in LIGHT.items():
         if is_on(limits, name):
             batch = apply(batch, draws, limits[name])
-    return batch
+    return batch, geometry

@@ -21,7 +21,8 @@ Limits = Mapping[str, float | Tensor]
 ASPECT = math.log(4 / 3)  # largest change of a crop's sides. Source: Szegedy et al. 2015 (arXiv:1409.4842), section 6
 ELASTIC_SIGMA = 4 / 29  # of a side. Source: Simard et al. 2003: 4 pixels of 29
 MOST_POINTS = 32  # drawn per side; 4.4 to an elastic sigma, beyond which more change nothing one could see
-WARPS = ("rotate_deg", "scale", "shear", "crop", "elastic")
+RIGHT_ANGLES = ((1.0, 0.0, 0.0, 1.0), (0.0, 1.0, -1.0, 0.0), (-1.0, 0.0, 0.0, -1.0), (0.0, -1.0, 1.0, 0.0))
+WARPS = ("rotate_deg", "scale", "shear", "crop", "elastic", "flip_vertical", "quarter_turns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,18 @@ def is_on(limits: Limits, name: str) -> bool:
 
 
 def draw_geometry(draws: Draws, limits: Limits, height: int, width: int) -> Geometry:
-    """Crop and flip of the picture that rotation, scale, shear, shift and elastic changes made; one resampling."""
+    """Crop, flips and turns of the picture that rotation, scale, shear, shift and elastic made; one resampling."""
     matrix = draw_affine(draws, limits, width / height)
     if is_on(limits, "crop"):
         matrix = compose(matrix, draw_crop(draws, limits["crop"]))
-    if is_on(limits, "flip"):
-        mirrored = 1 - 2 * draws.chosen(limits["flip"]).view(-1, 1).float()
-        matrix = torch.cat([matrix[..., :1] * mirrored[:, None], matrix[..., 1:]], dim=2)
+    for column, name in enumerate(("flip", "flip_vertical")):
+        if is_on(limits, name):
+            mirrored = 1 - 2 * draws.chosen(limits[name]).view(-1, 1, 1).float()
+            columns = list(matrix.chunk(3, dim=2))
+            columns[column] = columns[column] * mirrored
+            matrix = torch.cat(columns, dim=2)
+    if is_on(limits, "quarter_turns"):
+        matrix = compose(matrix, draw_turns(draws, limits["quarter_turns"]))
     field = draw_field(draws, limits["elastic"], height, width) if is_on(limits, "elastic") else None
     return Geometry(matrix, field)
 
@@ -85,6 +91,13 @@ def draw_crop(draws: Draws, limit: float | Tensor) -> Tensor:
     x, y = draws.spread(1.0).flatten() * (1 - width), draws.spread(1.0).flatten() * (1 - height)
     none = torch.zeros_like(x)
     return torch.stack([torch.stack([width, none, x], dim=1), torch.stack([none, height, y], dim=1)], dim=1)
+
+
+def draw_turns(draws: Draws, probability: float | Tensor) -> Tensor:
+    """(N, 2, 3): some pictures turned by one, two or three right angles, all alike often."""
+    turns = (draws.chosen(probability) * (1 + (3 * draws.uniform()).floor())).flatten().long()
+    table = torch.tensor(RIGHT_ANGLES, device=turns.device)
+    return F.pad(table[turns].view(-1, 2, 2), (0, 1))
 
 
 def draw_field(draws: Draws, limit: float | Tensor, height: int, width: int) -> Tensor:
@@ -122,28 +135,36 @@ def warp(batch: Tensor, matrix: Tensor, field: Tensor | None = None) -> Tensor:
         matrix: (N, 2, 3), as `Geometry.matrix`.
         field: (N, H, W, 2), as `Geometry.field`.
     """
-    height, width = batch.shape[2:]
-    x = (2 * torch.arange(width, device=batch.device) + 1) / width - 1
-    y = (2 * torch.arange(height, device=batch.device) + 1) / height - 1
-    # F.affine_grid gives the same, three times slower on a CPU
-    of_x, of_y, shift = matrix[:, None, None].unbind(-1)
-    grid = of_x * x.view(1, 1, -1, 1) + (of_y * y.view(1, -1, 1, 1) + shift)
-    if field is not None:
-        grid = grid + field
+    grid = places(batch.shape[2], batch.shape[3], matrix, field)
     return F.grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def shift_and_flip(frames: Tensor, draws: Draws, limits: Limits) -> Tensor:
+def places(height: int, width: int, matrix: Tensor, field: Tensor | None = None) -> Tensor:
+    """(N, H, W, 2): x and y of where each pixel of the result is read, in half sides from the source's centre."""
+    x = (2 * torch.arange(width, device=matrix.device) + 1) / width - 1
+    y = (2 * torch.arange(height, device=matrix.device) + 1) / height - 1
+    # F.affine_grid gives the same, three times slower on a CPU
+    of_x, of_y, shift = matrix[:, None, None].unbind(-1)
+    grid: Tensor = of_x * x.view(1, 1, -1, 1) + (of_y * y.view(1, -1, 1, 1) + shift)
+    return grid if field is None else grid + field
+
+
+def shift_and_flip(frames: Tensor, draws: Draws, limits: Limits) -> tuple[Tensor, Geometry]:
     """Moves uint8 (N, H, W, C) frames by whole pixels and mirrors them; the border repeats, nothing is blurred."""
     n, height, width, _ = frames.shape
     y = torch.arange(height, device=frames.device).expand(n, -1)
     x = torch.arange(width, device=frames.device).expand(n, -1)
+    matrix = torch.eye(2, 3, device=frames.device).repeat(n, 1, 1)
     if is_on(limits, "shift"):
-        y = (y + _whole(draws, limits["shift"], height)).clamp_(0, height - 1)
-        x = (x + _whole(draws, limits["shift"], width)).clamp_(0, width - 1)
+        down, right = _whole(draws, limits["shift"], height), _whole(draws, limits["shift"], width)
+        y, x = (y + down).clamp_(0, height - 1), (x + right).clamp_(0, width - 1)
+        matrix[:, :, 2] = 2 * torch.cat([right / width, down / height], dim=1)
     if is_on(limits, "flip"):
-        x = torch.where(draws.chosen(limits["flip"]).view(-1, 1), x.flip(1), x)
-    return frames[torch.arange(n, device=frames.device)[:, None, None], y[:, :, None], x[:, None, :]]
+        mirrored = draws.chosen(limits["flip"]).view(-1, 1)
+        x = torch.where(mirrored, x.flip(1), x)
+        matrix[:, 0, :1] = 1 - 2 * mirrored.float()
+    moved = frames[torch.arange(n, device=frames.device)[:, None, None], y[:, :, None], x[:, None, :]]
+    return moved, Geometry(matrix)
 
 
 def _whole(draws: Draws, limit: float | Tensor, side: int) -> Tensor:

@@ -31,13 +31,19 @@ def bench_target(
     json_file: Path | None = None,
     on_step: OnStep | None = None,
     demands: Demands | None = None,
+    images: Path | None = None,
 ) -> BenchDocument:
     """Measure bundles, run folders, .onnx or .xml files; see `stages.bench.stage.bench_target`."""
     from stages.bench import stage
     from stages.spec import ignore
 
     return stage.bench_target(
-        target, config, json_file=json_file, on_step=on_step or ignore, demands=demands or stage.Demands()
+        target,
+        config,
+        json_file=json_file,
+        on_step=on_step or ignore,
+        demands=demands or stage.Demands(),
+        images=images,
     )
 
 

@@ -67,18 +67,19 @@ def accuracy(results: list[Any], fp32: list[Any] | None, sample: Sample, seed: i
     metrics = task.score(results, sample.truths)
     value = metrics[task.metric]
     scores = np.asarray(task.correct(results, sample.truths), dtype=np.float64)
-    binary = bool(np.isin(scores, (0.0, 1.0)).all())
+    binary = task.interval is None and bool(np.isin(scores, (0.0, 1.0)).all())
     paired = None
-    if fp32 is not None and binary:
+    if fp32 is not None:
         theirs = np.asarray(task.correct(fp32, sample.truths), dtype=np.float64)
         better, worse = int((scores > theirs).sum()), int((scores < theirs).sum())
         paired = Paired(better=better, worse=worse, p=stats.mcnemar(better, worse))
+
     return Accuracy(
         metric=task.metric,
         value=value,
         n=len(results),
         of=sample.of,
-        ci95=stats.mean_interval(scores, seed),
+        ci95=stats.mean_interval(scores, seed) if task.interval is None else task.interval(results, sample.truths),
         metrics=metrics,
         vs_fp32=None if fp32 is None else value - task.score(fp32, sample.truths)[task.metric],
         paired=paired,

@@ -6,7 +6,8 @@ Okabe and Ito, which colour-blind people can tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import accumulate
 from math import ceil, floor, log10
@@ -55,8 +56,9 @@ def pareto(document: BenchDocument) -> str:
         parts.append(line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid"))
         parts.append(text(LEFT - 6, y(value) + 4, f"{100 * value:.4g} %", "end"))
     spots: list[tuple[float, float]] = []
-    for number, (row, latency, accuracy) in enumerate(points):
-        colour, px, py = colour_of(number), x(latency), y(accuracy.value)
+    colours = palette(document)
+    for row, latency, accuracy in points:
+        colour, px, py = colours[row.id], x(latency), y(accuracy.value)
         parts.append(line(px, y(accuracy.ci95[0]), px, y(accuracy.ci95[1]), "", colour))
         parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="5" fill="{colour}"/>')
         at = free_height(px, py, spots)
@@ -84,9 +86,10 @@ def ratio_strips(document: BenchDocument) -> str:
     x, ticks = log_axis([*ends, 1.0])
     parts = [x_axis(x, ticks, height, "times the baseline's speed; right is faster")]
     parts.append(line(x(1.0), TOP, x(1.0), height - BOTTOM, "one"))
+    colours = palette(document)
     for number, (row, dots) in enumerate(series):
         assert row.ratio is not None
-        py, colour = TOP + 34 * number + 17, colour_of(number)
+        py, colour = TOP + 34 * number + 17, colours[row.id]
         noise = floor_of(row, document)
         left, right = x(max(1 / (1 + noise), 1e-9)), x(1 + noise)
         parts.append(f'<rect x="{left:.1f}" y="{py - 13}" width="{right - left:.1f}" height="26" class="band"/>')
@@ -97,7 +100,7 @@ def ratio_strips(document: BenchDocument) -> str:
         point, low, high = row.ratio.headline
         parts.append(line(x(low), py, x(high), py, "interval", colour))
         parts.append(line(x(point), py - 9, x(point), py + 9, "interval", colour))
-        parts.append(text(4, py + 4, short(row.id), "start", colour, row.id))
+        parts += label(row, py, colour)
     return svg(height, "Speed against the baseline in every round", parts)
 
 
@@ -136,18 +139,20 @@ def ecdf(document: BenchDocument) -> str:
     for share in (0.0, 0.25, 0.5, 0.75, 0.9, 0.99):
         parts.append(line(LEFT, y(share), WIDTH - RIGHT, y(share), "grid"))
         parts.append(text(LEFT - 6, y(share) + 4, f"{100 * share:g} %", "end"))
-    for number, (row, (_, last)) in enumerate(zip(rows, edges, strict=True)):
+    colours = palette(document)
+    for row, (first, last) in zip(rows, edges, strict=True):
         assert row.latency_us is not None
         shares = accumulate(count / row.latency_us.n for _, count in row.latency_us.hist)
         points = [(x(edge / 1e3), y(min(1.0, share))) for (edge, _), share in
                   zip(row.latency_us.hist, shares, strict=True) if edge <= last]  # fmt: skip
+        points.insert(0, (x(first / 1e3), y(0.0)))
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour_of(number)}" stroke-width="2"/>')
-    return svg(height, "Latency distribution", parts) + legend([row.id for row in rows])
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colours[row.id]}" stroke-width="2"/>')
+    return svg(height, "Latency distribution", parts) + legend({row.id: colours[row.id] for row in rows})
 
 
 def quantile_edges(row: VariantRow) -> tuple[float, float]:
-    """Edges in microseconds between which all but the slowest thousandth of the latencies lie."""
+    """Microseconds between which all but the slowest thousandth of the latencies lie."""
     assert row.latency_us is not None
     seen, last = 0, row.latency_us.hist[-1][0]
     for edge, count in row.latency_us.hist:
@@ -155,7 +160,7 @@ def quantile_edges(row: VariantRow) -> tuple[float, float]:
         if seen >= 0.999 * row.latency_us.n:
             last = edge
             break
-    return row.latency_us.hist[0][0], max(last, row.latency_us.hist[0][0] * 1.01)
+    return row.latency_us.min, max(last, row.latency_us.hist[0][0] * 1.01)
 
 
 def stage_bars(document: BenchDocument) -> str:
@@ -176,8 +181,10 @@ def stage_bars(document: BenchDocument) -> str:
                 f"<title>{escape(name)}: {us / 1e3:.3g} ms</title></rect>"
             )
             at += us / 1e3
-        parts.append(text(4, py + 21, short(row.id), "start", "currentColor", row.id))
-    return svg(height, "Time in each stage", parts) + legend(list(rows[0][1]), tuple(STAGE_COLOURS.values()))
+        parts += label(row, py + 17, "currentColor")
+    return svg(height, "Time in each stage", parts) + legend(
+        {name: STAGE_COLOURS.get(name, "#666666") for name in rows[0][1]}
+    )
 
 
 def timeline(document: BenchDocument) -> str:
@@ -197,10 +204,11 @@ def timeline(document: BenchDocument) -> str:
     for value in steps(0.0, most):
         parts.append(line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid"))
         parts.append(text(LEFT - 6, y(value) + 4, f"{value:,.4g}", "end"))
-    for number, points in enumerate(series):
+    colours = palette(document)
+    for row, points in zip(rows, series, strict=True):
         path = " ".join(f"{x(at):.1f},{y(fps):.1f}" for at, fps in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour_of(number)}" stroke-width="1.5"/>')
-    return svg(height, "Frames per second under load", parts) + legend([row.id for row in rows])
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colours[row.id]}" stroke-width="1.5"/>')
+    return svg(height, "Frames per second under load", parts) + legend({row.id: colours[row.id] for row in rows})
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -212,14 +220,25 @@ def first_rows(document: BenchDocument) -> list[VariantRow]:
     return [row for row in document.variants if row.scenario == first and row.status != "failed"]
 
 
-def colour_of(number: int) -> str:
-    """The colour of the n-th series."""
-    return COLOURS[number % len(COLOURS)]
+def palette(document: BenchDocument) -> dict[str, str]:
+    """Row id -> colour: one per target, runtime and precision (and number of threads), the same in every scenario."""
+    order: dict[tuple[object, ...], int] = {}
+    found: dict[str, str] = {}
+    alike: Counter[tuple[object, ...]] = Counter()
+    for row in document.variants:
+        kind = (row.target, row.runtime, row.precision)
+        alike[kind, row.scenario] += 1
+        number = order.setdefault((*kind, alike[kind, row.scenario]), len(order))
+        found[row.id] = COLOURS[number % len(COLOURS)]
+    return found
 
 
-def short(name: str) -> str:
-    """A row's id that fits beside its strip."""
-    return name if len(name) <= 17 else f"{name[:16]}…"
+def label(row: VariantRow, y: float, colour: str) -> list[str]:
+    """A row's id beside its strip around height `y`, the scenario in a line of its own."""
+    name = row.id.removesuffix(f"-{row.scenario}")
+    lines = [name if len(name) <= 17 else f"{name[:16]}…", *([] if row.scenario == "single" else [row.scenario])]
+    top = y + 4 - 7 * (len(lines) - 1)
+    return [text(4, top + 14 * number, words, "start", colour, row.id) for number, words in enumerate(lines)]
 
 
 def linear(low: float, high: float, at_low: float, at_high: float) -> Scale:
@@ -277,11 +296,10 @@ def text(x: float, y: float, words: str, anchor: str, colour: str = "currentColo
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}{tip}</text>'
 
 
-def legend(names: Sequence[str], colours: Sequence[str] = COLOURS) -> str:
+def legend(colours: Mapping[str, str]) -> str:
     """Names with their colours, as HTML below a chart."""
     items = "".join(
-        f'<span><i style="background:{colours[i % len(colours)]}"></i>{escape(name)}</span>'
-        for i, name in enumerate(names)
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in colours.items()
     )
     return f'<div class="legend">{items}</div>'
 

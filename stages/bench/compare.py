@@ -13,7 +13,7 @@ from edge_demo.errors import InputError
 from stages.bench import stats
 from stages.bench.document import SCHEMA, BenchDocument, Comparison, Estimate, GateRow, VariantRow
 from stages.bench.gates import Change, Gate, judge, level, overall, z_of
-from stages.bench.method import Record
+from stages.bench.method import UNPAIRED, Record
 from stages.bench.rows import Host, speed_ratios
 
 SPEED = {"p50": "p50", "wall": "wall", "fps": "wall", "cpu": "cpu"}
@@ -109,7 +109,9 @@ def _change(
         if gate.metric in ("rss", "load") and not same_host:
             return "another host: memory and load times say nothing"
         return unpaired(gate, mine, old, documents, confidence)
-    if mine.ratio is None or old.ratio is None or mine.ratio.baseline != old.ratio.baseline:
+    if mine.ratio is None or old.ratio is None:
+        return f"{gate.metric} was not measured in this scenario"
+    if mine.ratio.baseline != old.ratio.baseline:
         return "the two runs have different baselines"
     session = max(stats.FLOOR[document.status] for document in documents)
     if mine.id == mine.ratio.baseline:
@@ -233,7 +235,7 @@ def against(
     for row, old in pairs:
         host = hosts[row.scenario]
         for gate in gates:
-            floor = host.floors["cpu" if gate.metric == "cpu" else "wall"] if gate.metric in SPEED else 0.0
+            floor = host.floors[SPEED[gate.metric]] if gate.metric in SPEED else 0.0
             change: Change | str = _broken(row, old)
             if not change and gate.metric in SPEED:
                 change = _paired(gate, records[row.id], records[old.id], launches[row.scenario], host, confidence)
@@ -248,8 +250,8 @@ def _kind(row: VariantRow) -> tuple[str, str, int, str]:
 
 
 def _paired(gate: Gate, new: Record, old: Record, launches: int, host: Host, confidence: float) -> Change | str:
-    if new.variant.scenario == "sustain":
-        return "sustain runs one variant after the other: nothing is paired"
+    if new.variant.scenario in UNPAIRED:
+        return f"{new.variant.scenario} runs one variant after the other: nothing is paired"
     ratios = speed_ratios(new, old, launches, host.seed, confidence)
     if SPEED[gate.metric] not in ratios:
         return f"{gate.metric} was not measured in this scenario"

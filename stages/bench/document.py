@@ -93,7 +93,7 @@ class Round(BaseModel):
     throttled: int | None = None
     """How often a core was slowed down for heat in this slice."""
     energy_j: float | None = None
-    """Of the whole host's processors, never only of this process; null without a readable counter."""
+    """Of the whole host, never only of this process; null without a readable counter."""
     frames: int | None = None
     """`camera`: frames that were due."""
     missed: int | None = None
@@ -165,10 +165,11 @@ class Sustain(BaseModel):
 
 
 class Energy(BaseModel):
-    """Joules per inference by a counter of the host; never estimated."""
+    """Joules per inference by a counter or sensor of the host; never estimated."""
 
     model_config = FROZEN
-    source: Literal["rapl", "none"]
+    source: Literal["rapl", "ina", "pmic", "none"]
+    """`rapl` counts the processors; `ina` and `pmic` are the board's watts before and after each slice."""
     j_per_inf: float | None
 
 
@@ -177,11 +178,11 @@ class Paired(BaseModel):
 
     model_config = FROZEN
     better: int
-    """Items only this row has right."""
+    """Items only this row has right, or has more right."""
     worse: int
-    """Items only the FP32 row has right."""
+    """Items only the FP32 row has right, or has more right."""
     p: float
-    """Exact McNemar test: how likely so uneven a split is if neither is better."""
+    """Exact McNemar (sign) test: how likely so uneven a split is if neither is better."""
 
 
 class Ratio(BaseModel):
@@ -213,11 +214,12 @@ class Accuracy(BaseModel):
     of: int
     """Size of the test split the sample was drawn from."""
     ci95: Interval
+    """Of `value`: Wilson where every item is right or wrong, else bootstrap or jackknife over the items."""
     metrics: dict[str, float]
     vs_fp32: float | None
     """This value minus that of the FP32 row it is judged against."""
     paired: Paired | None = None
-    """Where every item is right or wrong."""
+    """Null where there is no FP32 row."""
     sample_sha256: str = ""
     """Of frames and labels: rows with the same one were scored on the same items."""
     wrong: tuple[int, ...] | None = None

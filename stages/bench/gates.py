@@ -71,12 +71,14 @@ def z_of(confidence: float) -> float:
 def judge(gate: Gate, variant: str, against: str, change: Change | str, floor: float = 0.0) -> GateRow:
     """A gate on one row: failed only when the whole interval is beyond the limit, passed when all of it is within.
 
+    On a run too noisy for the limit a small change is neither.
+
     Args:
         gate: The limit.
         variant: The row.
         against: The row it is compared with.
         change: What was measured, or why nothing could be: that is inconclusive.
-        floor: The smallest effect the run may claim; a limit below it is judged at it.
+        floor: The smallest effect the run may claim: to fail, a change has to be beyond it, too.
     """
     if isinstance(change, str):
         return GateRow(expression=gate.expression, variant=variant, against=against, change=None, ci=None,
@@ -85,10 +87,12 @@ def judge(gate: Gate, variant: str, against: str, change: Change | str, floor: f
     # Seen from the bad side, so that more is always worse.
     worst, best = (high, low) if gate.is_cost else (-low, -high)
     limit = max(gate.limit, floor)
-    outcome: Outcome = "failed" if best > limit else "passed" if worst <= limit else "inconclusive"
+    outcome: Outcome = "failed" if best > limit else "passed" if worst <= gate.limit else "inconclusive"
     unit = "pp" if gate.metric == "accuracy" else "%"
     said = f"{gate.metric} {100 * point:+.2f} {unit} [{100 * low:+.2f}, {100 * high:+.2f}]"
-    told = f"the noise floor, {100 * floor:.1f} %" if limit > gate.limit else gate.expression
+    told = gate.expression
+    if outcome == "inconclusive" and best > gate.limit:
+        told = f"the noise floor, {100 * floor:.1f} %"
     how = {"failed": "all beyond", "passed": "all within", "inconclusive": "cannot be told apart from"}[outcome]
     return GateRow(expression=gate.expression, variant=variant, against=against, change=point, ci=(low, high),
                    outcome=outcome, reason=f"{said}: {how} {told}")  # fmt: skip

@@ -1,9 +1,9 @@
-"""What a variant is run on: the bundle's real frames, or random inputs made to fit a plain model."""
+"""What a variant is run on: the bundle's real frames, or pictures or random inputs made to fit a plain model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class Samples:
     at: Callable[[int], Feeds]
     notes: list[str]
     """What had to be assumed, in sentences."""
+    guessed: dict[str, str] = field(default_factory=dict)
+    """Input whose shape was assumed -> how, in words."""
 
 
 def frame_samples(name: str, file: Path) -> Samples:
@@ -45,12 +47,13 @@ def random_samples(specs: Sequence[TensorSpec], seed: int, given: Sequence[str] 
 
     `given` are shapes as typed (see `asked_shapes`); an input without one gets `fixed_shape`.
     """
-    shapes, notes = [], []
+    shapes: list[tuple[int, ...]] = []
+    guessed: dict[str, str] = {}
     asked = asked_shapes(specs, given)
     for spec in specs:
         shape, note = (asked[spec.name], "") if spec.name in asked else fixed_shape(spec)
         shapes.append(shape)
-        notes += [note] if note else []
+        guessed |= {spec.name: note} if note else {}
     samples = [
         {
             spec.name: random_array(spec, shape, np.random.default_rng((seed, index, port)))
@@ -58,7 +61,59 @@ def random_samples(specs: Sequence[TensorSpec], seed: int, given: Sequence[str] 
         }
         for index in range(RANDOM_SAMPLES)
     ]
-    return Samples(RANDOM_SAMPLES, lambda index: samples[index % RANDOM_SAMPLES], notes)
+    return Samples(RANDOM_SAMPLES, lambda index: samples[index % RANDOM_SAMPLES], list(guessed.values()), guessed)
+
+
+def picture_samples(specs: Sequence[TensorSpec], file: Path, seed: int, given: Sequence[str] = ()) -> Samples:
+    """As `random_samples`, but every input that looks like one gets the RGB pictures of an npy file, uint8 NHWC.
+
+    A model's file does not say what its maker subtracts and divides by: floats get 0..1, uint8 gets 0..255.
+
+    Raises:
+        InputError: no input looks like a picture.
+    """
+    pictures, rest = np.load(file, mmap_mode="r", allow_pickle=False), random_samples(specs, seed, given)
+    filled = {spec.name: spec.dtype for spec in specs if _channels(spec, rest.at(0)[spec.name].shape)}
+    if not filled:
+        raise InputError("--images: no input of the model looks like a picture", "leave it off: random inputs are used")
+
+    def at(index: int) -> Feeds:
+        feeds = rest.at(index)
+        picture = pictures[index % len(pictures)]
+        return {name: _as_input(picture, feed) if name in filled else feed for name, feed in feeds.items()}
+
+    ranges = ", ".join(f"{name} {'0..1' if dtype.kind == 'f' else '0..255'}" for name, dtype in filled.items())
+    notes = [f"run on {len(pictures)} pictures, RGB, {ranges}: the scaling its maker used is not known", *rest.notes]
+    return Samples(len(pictures), at, notes, rest.guessed)
+
+
+def _channels(spec: TensorSpec, shape: Sequence[int]) -> int:
+    """The axis of the channels of a picture input, 0 for another input."""
+    if len(shape) != 4 or not (spec.dtype.kind == "f" or spec.dtype == np.uint8):
+        return 0
+    return next((axis for axis in (1, 3) if shape[axis] in (1, CHANNELS)), 0)
+
+
+def _as_input(picture: NDArray[np.uint8], feed: NDArray[Any]) -> NDArray[Any]:
+    """The picture in the shape and dtype of an input, once for every item of its batch."""
+    first = feed.shape[1] in (1, CHANNELS)
+    height, width, channels = (*feed.shape[2:], feed.shape[1]) if first else feed.shape[1:]
+    pixels = shrink(picture, height, width)
+    pixels = pixels.mean(axis=2, keepdims=True) if channels == 1 else pixels
+    pixels = pixels / np.float32(255.0) if feed.dtype.kind == "f" else np.rint(pixels)
+    return np.ascontiguousarray(
+        np.broadcast_to(pixels.transpose(2, 0, 1) if first else pixels, feed.shape).astype(feed.dtype)
+    )
+
+
+def shrink(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
+    """uint8 (H, W, C) -> float32 (height, width, C) in 0..255: the mean of what falls into each pixel, at least one."""
+    sums: NDArray[np.float32] = picture.astype(np.float32)
+    for axis, size in enumerate((height, width)):
+        starts = np.arange(size) * picture.shape[axis] // size
+        counts = np.maximum(1, np.diff(starts, append=picture.shape[axis]))
+        sums = np.add.reduceat(sums, starts, axis=axis) / np.expand_dims(counts, tuple({0, 1, 2} - {axis}))
+    return sums.astype(np.float32)
 
 
 def asked_shapes(specs: Sequence[TensorSpec], given: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -53,6 +53,7 @@ PLANS = {
 
 PACED_SLICE_S = 1.0  # a slice of a paced scenario holds fps frames
 FEWEST_LAUNCHES_COLD = 4
+UNPAIRED = ("accuracy", "sustain")  # nothing in them is compared round by round
 
 
 def plan_for(scenario: Scenario, plan: Plan, minutes: float) -> Plan:
@@ -62,6 +63,8 @@ def plan_for(scenario: Scenario, plan: Plan, minutes: float) -> Plan:
         return replace(plan, rounds=rounds, slice_s=max(plan.slice_s, PACED_SLICE_S))
     if scenario == "cold":
         return replace(plan, launches=max(FEWEST_LAUNCHES_COLD, 2 * plan.launches), rounds=0, warm_cap_s=0.0)
+    if scenario == "accuracy":
+        return replace(plan, launches=1, rounds=0, warm_cap_s=0.0)
     if scenario == "sustain":
         rounds = max(6, math.ceil(minutes * 60))
         return replace(plan, launches=1, rounds=rounds, slice_s=minutes * 60 / rounds)
@@ -109,10 +112,11 @@ def measure(variants: Sequence[Variant], lab: Lab) -> tuple[dict[str, Record], R
     """All records by variant id, in the order given, and the A/A record (None when no variant could be loaded).
 
     All variants are of one scenario. One whose worker fails keeps what was learnt and is not asked again; the others go
-    on. `sustain` has no A/A arm and no interleaving: it heats the host with one variant at a time.
+    on. `sustain` and `accuracy` have no A/A arm and no interleaving: the one heats the host with one variant at a time,
+    the other times nothing.
     """
     records = {variant.id: Record(variant, lab.scratch / f"{variant.id}.laps") for variant in variants}
-    alone = variants[0].scenario == "sustain"
+    alone = variants[0].scenario in UNPAIRED
     progress = _Progress(lab, len(records), alone)
     # Nothing is timed here, so that many at a time does no harm.
     with ThreadPoolExecutor(proc.cores_effective()) as pool:
@@ -259,6 +263,7 @@ def _request(record: Record, lab: Lab) -> dict[str, Any]:
         "fps": lab.fps,
         "shapes": list(lab.shapes),
         "frames": None if sample is None else str(sample.frames),
+        "pictures": str(variant.target.pictures) if variant.target and variant.target.pictures else None,
         "task": sample and sample.task,
         "params": sample and sample.params,
         "contract": sample and sample.contract.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from string import Template
 
 from stages.bench import charts
 from stages.bench.document import BenchDocument, GateRow, VariantRow
-from stages.bench.render import COLUMNS, cells, details, notes
+from stages.bench.render import COLUMNS, cells, details
 
 HOW_TO_READ = (
     "Speed is the median of the ratios within each round; the interval is a 95 % hierarchical bootstrap over launches "
@@ -50,32 +50,38 @@ def rows_as_text(document: BenchDocument) -> list[list[str]]:
     """The table's cells, one line each."""
     size = {model.id: model.bytes for model in document.models}
     return [
-        [cell.replace("\n", " ") for cell in (*cells(row, size.get(row.model, 0), document.aa.metric), row.status)]
-        for row in document.variants
+        [*_one_line(cells(row, size.get(row.model, 0), document.aa.metric)), row.status] for row in document.variants
     ]
 
 
 def heads() -> list[str]:
     """The table's columns, one line each."""
-    return [*(column.replace("\n", " ") for column in COLUMNS), "host"]
+    return [*_one_line(COLUMNS), "host"]
+
+
+def _one_line(row: Sequence[str]) -> list[str]:
+    """Several numbers in a cell are kept apart by a slash, words and intervals by a space."""
+    return [cell.replace("\n", " / " if "\n" in column and "[" not in column else " ").replace(" / ms", " ms").replace(
+            " / MB", " MB") for cell, column in zip(row, COLUMNS, strict=True)]  # fmt: skip
 
 
 def markdown(document: BenchDocument) -> str:
     """The benchmark as Markdown."""
     lines = [f"# Benchmark of {document.target}", "", headline(document), ""]
     lines += [f"- {note}" for note in document.warnings]
-    lines += ["", *_table(heads(), rows_as_text(document)), ""]
-    lines += [f"- {note}" for note in notes(document) if not note.startswith("note: ")]
+    lines += [""] if document.warnings else []
+    lines += [*_table(heads(), rows_as_text(document)), ""]
+    lines += [f"- {sentence}" for sentence in details(document)]
     if document.comparison is not None:
         lines += ["", f"## Against {document.comparison.base}: {document.comparison.outcome}", ""]
-        lines += [f"- {note}" for note in document.comparison.notes]
-        lines += ["", *_table(GATE_HEADS, [gate_cells(gate) for gate in document.comparison.gates])]
+        lines += [*(f"- {note}" for note in document.comparison.notes), *([""] if document.comparison.notes else [])]
+        lines += _table(GATE_HEADS, [gate_cells(gate) for gate in document.comparison.gates], align="---")
     lines += ["", host_line(document), "", method_line(document), "", f"`{shlex.join(document.command)}`", ""]
     return "\n".join(lines)
 
 
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(columns) - 1)]
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], align: str = "---:") -> list[str]:
+    rule = ["---", *[align] * (len(columns) - 1)]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (columns, rule, *lines)]
 
 
@@ -101,13 +107,14 @@ h1 { font-size: 1.4rem; margin: .5rem 0; } h2 { font-size: 1.1rem; margin: 2rem 
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: pre;
   vertical-align: top; } th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-td.text, th.text { text-align: left; white-space: normal; } td:first-child { white-space: nowrap; }
+td.text, th.text { text-align: left; white-space: normal; }
+th:first-child, td:first-child { position: sticky; left: 0; background: Canvas; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 1.5rem; }
 figure { margin: 0; } figcaption b { display: block; } figcaption { margin-bottom: .4rem; }
 svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; }
 .grid { stroke: var(--line); stroke-width: .6; } .axis { stroke: currentColor; } .band { fill: #8883; }
 .one { stroke: currentColor; stroke-dasharray: 4 3; } .interval { stroke-width: 3; }
-@media (max-width: 600px) { svg { font-size: 15px; } }
+@media (max-width: 600px) { svg { font-size: 16px; } table { font-size: 13px; } th, td { padding: .3rem .4rem; } }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1rem; font-size: 13px; }
 .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
 code { background: var(--soft); padding: .1rem .3rem; overflow-wrap: anywhere; } li { overflow-wrap: anywhere; }

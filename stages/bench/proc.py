@@ -163,7 +163,7 @@ def virtualization(root: Path = ROOT) -> str | None:
     return "vm" if "hypervisor" in cpuinfo(root).get("flags", "").split() else None
 
 
-# --- sensors: temperature, throttling, energy ------------------------------------------------------------------------
+# --- sensors: temperature, throttling --------------------------------------------------------------------------------
 
 
 def temp_c(root: Path = ROOT) -> float | None:
@@ -178,26 +178,3 @@ def throttle_count(root: Path = ROOT) -> int | None:
     files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
     values = [value for value in (read_text(path) or "" for path in files) if value.isdigit()]
     return sum(int(value) for value in values) if values else None
-
-
-def energy_j(root: Path = ROOT) -> tuple[float, float] | None:
-    """Joules counted by RAPL over all packages, and the value at which the counter wraps; None where unreadable.
-
-    Source: Linux Documentation/power/powercap/powercap.rst; `energy_uj` is for root only since CVE-2020-8694.
-    """
-    total = wrap = 0.0
-    zones = [zone for zone in (root / "sys/class/powercap").glob("intel-rapl:*") if zone.name.count(":") == 1]
-    for zone in zones:
-        used, most = read_text(zone / "energy_uj") or "", read_text(zone / "max_energy_range_uj") or ""
-        if not (used.isdigit() and most.isdigit()):
-            return None
-        total, wrap = total + int(used) / 1e6, max(wrap, int(most) / 1e6)
-    return (total, wrap) if zones else None
-
-
-def energy_between(before: tuple[float, float] | None, after: tuple[float, float] | None) -> float | None:
-    """Joules between two readings, also when one package's counter wrapped once in between."""
-    if before is None or after is None:
-        return None
-    used = after[0] - before[0]
-    return used if used >= 0 else used + after[1]

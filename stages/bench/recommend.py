@@ -51,6 +51,8 @@ def recommend(
         if row is best:
             continue
         objection = _objection(row, fp32_because) or (missed[row.id] if met else "")
+        if not objection and row.ratio is None:
+            objection = "speeds were not compared"
         if not objection and not _faster(records[row.id], records[best.id], launches, host):
             objection = f"not faster than {best.id} beyond the noise floor"
         if objection:
@@ -61,7 +63,7 @@ def recommend(
     if not limits:
         return Recommendation(variant=best.id, reason=reason)
     if not met:
-        reason = f"no variant meets what was asked. {best.id} comes closest: {missed[best.id]}. {reason}"
+        reason = f"no variant meets what was asked; of {best.id}: {missed[best.id]}. Without limits: {reason}"
     else:
         reason += f"; meets {_asked(limits)}"
     return Recommendation(variant=best.id, reason=reason, met=met)
@@ -122,7 +124,9 @@ def _faster(candidate: Record, best: Record, launches: int, host: Host) -> bool:
 
 def _sentence(best: VariantRow, passed_over: list[tuple[VariantRow, str]], host: Host) -> str:
     said = f"{NAMES[best.runtime]} {best.precision.upper()} ({best.id})"
-    if best.ratio is not None and best.ratio.baseline != best.id:
+    if best.ratio is None:
+        said += ": speeds were not compared"
+    elif best.ratio.baseline != best.id:
         point, low, high = best.ratio.headline
         said += f": {point:.2f}x [{low:.2f}, {high:.2f}] the speed of {best.ratio.baseline}"
         said += " by CPU time (host busy)" if best.ratio.metric == "cpu" else ""
@@ -134,7 +138,7 @@ def _sentence(best: VariantRow, passed_over: list[tuple[VariantRow, str]], host:
         low, high = best.accuracy.ci95
         said += f"; {best.accuracy.metric} {best.accuracy.value:.4f} [{low:.4f}, {high:.4f}], n={best.accuracy.n}"
     int8 = [(row, why) for row, why in passed_over if row.precision == "int8"]
-    if best.precision == "fp32" and int8:
+    if best.precision == "fp32" and int8 and best.ratio is not None:
         row, why = int8[-1]
         floor = host.floors[row.ratio.metric if row.ratio else "wall"]
         speed = "" if row.ratio is None else f" {row.ratio.headline[0]:.2f}x, noise floor {100 * floor:.1f} %;"

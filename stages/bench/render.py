@@ -23,7 +23,9 @@ def table(document: BenchDocument) -> Table:
     from rich.table import Table
 
     by = "CPU time" if document.aa.metric == "cpu" else "wall time"
-    title = f"{document.target}: host {document.status}, speed by {by} against {document.baseline}"
+    title = f"{document.target}: host {document.status}"
+    if document.row(document.baseline).ratio is not None:
+        title += f", speed by {by} against {document.baseline}"
     caption = escape("\n".join(notes(document)))
     out = Table(
         title=escape(title),
@@ -52,7 +54,7 @@ def cells(row: VariantRow, size_bytes: int, metric: str) -> tuple[str, ...]:
     if row.status == "failed" or row.cold is None:
         return (name, "failed", *["-"] * (len(COLUMNS) - 2))
     latency = row.latency_us
-    percentiles = (latency.p50, latency.p90, latency.p99) if latency else (None, None, None)
+    percentiles = (latency.p50, latency.p90, latency.p99) if latency else (None,)
     peak = None if row.memory is None or row.memory.vmhwm is None else row.memory.vmhwm / 1e6
     return (
         name,
@@ -124,9 +126,27 @@ def details(document: BenchDocument) -> list[str]:
         if row.executed and runs not in known:
             said.append(f"{row.id} runs {runs[-1]}")
         known.add(runs)
+    judged: set[tuple[str, ...]] = set()
+    for row in document.variants:
+        answers = (row.runtime, row.precision, row.target)
+        said += _answers(row) if answers not in judged else []
+        judged.add(answers)
     for row in document.variants:
         said += _of_scenario(row)
     return said + [f"{row.id} failed: {row.reason}" for row in document.variants if row.status == "failed"]
+
+
+def _answers(row: VariantRow) -> list[str]:
+    """How a row's answers differ from those of FP32 and of the baseline; nothing of the baseline itself."""
+    said = []
+    if row.accuracy is not None and row.accuracy.vs_fp32 is not None and row.precision != "fp32":
+        paired = row.accuracy.paired
+        told = f" ({paired.better} items better, {paired.worse} worse, p = {paired.p:.2g})" if paired else ""
+        said.append(f"{row.accuracy.metric} {100 * row.accuracy.vs_fp32:+.2f} points against FP32{told}")
+    if row.difference is not None and row.difference.agreement is not None and row.difference.baseline != row.id:
+        agreement = f"{100 * row.difference.agreement:.4g} % of {row.difference.n}"
+        said.append(f"same answer as {row.difference.baseline} on {agreement}")
+    return [f"{row.id}: {', '.join(said)}"] if said else []
 
 
 def _of_scenario(row: VariantRow) -> list[str]:
@@ -147,7 +167,7 @@ def _of_scenario(row: VariantRow) -> list[str]:
         before, after = row.sustain.temp_c
         heat = "" if before is None or after is None else f", {before:.0f} -> {after:.0f} C"
         said.append(
-            f"{row.id}: after {row.sustain.minutes:.1f} minutes {point:.2f}x [{low:.2f}, {high:.2f}] the speed of the "
+            f"{row.id}: after {row.sustain.minutes:.2g} minutes {point:.2f}x [{low:.2f}, {high:.2f}] the speed of the "
             f"start by CPU time{heat}"
         )
     return said

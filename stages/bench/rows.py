@@ -25,7 +25,7 @@ from stages.bench.document import (
     VariantRow,
     Warmup,
 )
-from stages.bench.method import Record
+from stages.bench.method import UNPAIRED, Record
 from stages.bench.stats import Estimate, Status
 from stages.bench.variants import Variant
 
@@ -43,24 +43,22 @@ class Host:
 
     interference: float | None
     status: Status
-    floors: dict[Metric, float]
+    floors: dict[str, float]
+    """The noise floor of each of `COSTS`."""
     seed: int
     drift: float | None = None
 
 
 def judge_host(records: Sequence[Record], same: dict[str, Estimate] | None, seed: int) -> Host:
-    """Interference over all slices, the status it means, and the noise floor of either metric.
+    """Interference over all slices, the status it means, and the noise floors.
 
     The first record is the baseline: its drift counts.
     """
     rounds = [entry for record in records for entry in rounds_of(record)]
-    share = shared_interference(rounds)
+    share = shared_interference(rounds) if rounds else load_interference(records)
     moved = stats.drift(np.array([entry.cpu_s / entry.n for entry in rounds_of(records[0])]))
     status = host_status(rounds, share, moved)
-    floors: dict[Metric, float] = {
-        "wall": stats.noise_floor(same["wall"] if same else None, status),
-        "cpu": stats.noise_floor(same["cpu"] if same else None, status),
-    }
+    floors = {name: stats.noise_floor((same or {}).get(name), status) for name in COSTS}
     return Host(share, status, floors, seed, moved)
 
 
@@ -89,6 +87,13 @@ def shared_interference(rounds: Sequence[Round]) -> float | None:
     known = [(entry.interference, entry.wall_s) for entry in rounds if entry.interference is not None]
     total = sum(wall_s for _, wall_s in known)
     return sum(share * wall_s for share, wall_s in known) / total if total else None
+
+
+def load_interference(records: Sequence[Record]) -> float | None:
+    """The same where nothing but starting up was timed; None when not known."""
+    loads = [load for record in records for load in record.loads]
+    delays = [load["run_delay_ms"] for load in loads if load["run_delay_ms"] is not None]
+    return stats.paced_interference(sum(load["cpu_ms"] for load in loads), sum(delays)) if delays else None
 
 
 def costs(record: Record, launches: int) -> dict[str, NDArray[np.float64]]:
@@ -198,8 +203,8 @@ def row(record: Record, baseline: Record, launches: int, host: Host, fps_target:
         camera=_camera(rounds, fps_target) if paced else None,
         stage_us=_stages(rounds),
         sustain=_sustain(rounds, host.seed) if variant.scenario == "sustain" else None,
-        energy=_energy(rounds),
-        ratio=None if variant.scenario == "sustain" else _ratio(record, baseline, launches, host),
+        energy=_energy(record, rounds),
+        ratio=None if variant.scenario in UNPAIRED else _ratio(record, baseline, launches, host),
     )
 
 
@@ -325,11 +330,12 @@ def _middle(rounds: Sequence[Round], name: str) -> float | None:
     return median(known) if known else None
 
 
-def _energy(rounds: Sequence[Round]) -> Energy | None:
+def _energy(record: Record, rounds: Sequence[Round]) -> Energy | None:
     if not rounds:
         return None
     known = [entry.energy_j / entry.n for entry in rounds if entry.energy_j is not None]
-    return Energy(source="rapl", j_per_inf=median(known)) if known else Energy(source="none", j_per_inf=None)
+    source = record.loads[-1]["energy_source"]
+    return Energy(source=source, j_per_inf=median(known)) if known and source else Energy(source="none", j_per_inf=None)
 
 
 def _ratio(record: Record, baseline: Record, launches: int, host: Host) -> Ratio:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from edge_demo.errors import Error, InputError
 from stages.bench import answers, compare, gates, rows, warnings
 from stages.bench.census import summary
 from stages.bench.document import BenchDocument, Model, ScenarioFacts, VariantRow, to_json
-from stages.bench.method import PLANS, Lab, Plan, Record, measure, plan_for
+from stages.bench.method import PLANS, UNPAIRED, Lab, Plan, Record, measure, plan_for
 from stages.bench.recommend import Limits, recommend
 from stages.bench.stats import Estimate
 from stages.bench.system import software, system
@@ -72,6 +71,7 @@ def bench_target(
     on_step: OnStep = ignore,
     plan: Plan | None = None,
     demands: Demands = Demands(),
+    images: Path | None = None,
 ) -> BenchDocument:
     """Measure every variant of bundles, run folders, .onnx or .xml files on this host.
 
@@ -82,6 +82,7 @@ def bench_target(
         on_step: Progress.
         plan: Instead of the preset's; for tests.
         demands: What it is judged by. A failed gate is in the document, not raised.
+        images: A picture or a folder of pictures to run plain models on, instead of random inputs.
 
     Raises:
         InputError: nothing to measure there, no runtime takes the model, `json_file` cannot be written, or a base or
@@ -92,8 +93,13 @@ def bench_target(
     base = _check(targets, json_file, demands)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         keys = compare.AGAINST_KEYS if demands.against else ()
-        opened = open_targets([*([demands.against] if demands.against else []), *targets], Path(folder), keys)
+        paths = [*([demands.against] if demands.against else []), *targets]
+        opened = open_targets(paths, Path(folder), keys, images)
+        if config.shapes and all(each.sample for each in opened):
+            raise InputError("--shape has no effect on a bundle, which states its own", "leave it off")
         document = _measured(opened, config, plan or PLANS[config.preset], Path(folder), on_step, demands)
+    if images is not None:
+        document = document.model_copy(update={"command": (*document.command, "--images", images.name)})
     if base is not None and demands.base is not None:
         limits = [gates.parse(expression) for expression in demands.fail_if]
         found = compare.compare(document, base, demands.base.name, limits)
@@ -132,7 +138,8 @@ def _measured(
     facts = {phase.scenario: _facts(phase) for phase in phases}
     # What is deployed is chosen among one target's rows: two models' answers need not mean the same.
     own = targets[-1] if demands.against else targets[0]
-    candidates = {row.id: row for row in measured if row.target == own.key and row.scenario == first.scenario}
+    chosen = next((phase for phase in phases if phase.scenario not in UNPAIRED), first)
+    candidates = {row.id: row for row in measured if row.target == own.key and row.scenario == chosen.scenario}
     working = [row for row in candidates.values() if row.status != "failed"]
     if not working:
         failed = next(iter(candidates.values()), None)
@@ -154,7 +161,7 @@ def _measured(
         baseline=first.baseline.variant.id,
         variants=tuple(measured),
         aa=facts[first.scenario].aa,
-        recommended=recommend(candidates, records, first.plan.launches, first.host, own.fp32_because, demands.limits),
+        recommended=recommend(candidates, records, chosen.plan.launches, chosen.host, own.fp32_because, demands.limits),
         scenarios=facts,
     )
     if demands.against is None:
@@ -259,7 +266,11 @@ def _command(targets: Sequence[Target], config: BenchConfig, demands: Demands) -
     words += ["--minutes", f"{config.minutes:g}"] if "sustain" in config.scenarios else []
     words += [word for shape in config.shapes for word in ("--shape", shape)]
     words += ["--spinning"] if config.spinning else []
-    words += [word for expression in demands.fail_if for word in ("--fail-if", shlex.quote(expression))]
+    words += ["--compare", demands.base.name] if demands.base is not None else []
+    limits = {"--target-fps": demands.limits.target_fps, "--max-rss": demands.limits.max_rss_mb,
+              "--min-accuracy": demands.limits.min_accuracy}  # fmt: skip
+    words += [word for name, value in limits.items() if value is not None for word in (name, f"{value:g}")]
+    words += [word for expression in demands.fail_if for word in ("--fail-if", expression)]
     return tuple(words)
 
 

@@ -7,9 +7,10 @@ Every body runs the same loaded object; they differ in what surrounds an inferen
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_demo.errors import Error, InputError
 from edge_demo.runtime import Bound, TensorSpec, open_runtime
-from stages.bench.inputs import Samples, frame_samples, random_samples
+from stages.bench.inputs import Samples, frame_samples, picture_samples, random_samples
 
 Request = dict[str, Any]
 
@@ -125,7 +127,7 @@ def load_subject(request: Request) -> tuple[Subject, float, float]:
     """Open, bind and prepare; also the ms of loading (compile and bind) and of the first inference.
 
     Request: `runtime`, `model` (path), `precision` (hint), `threads`, `spinning`, `seed`, `frames` (npy of real frames,
-    or null), `shapes`, `scenario`, `fps`, `contract`, `task`, `params`.
+    or null), `pictures` (likewise, for a plain model), `shapes`, `scenario`, `fps`, `contract`, `task`, `params`.
     """
     start = time.perf_counter()
     runtime = open_runtime(
@@ -141,10 +143,11 @@ def load_subject(request: Request) -> tuple[Subject, float, float]:
     feeds = samples.at(0)
     feeds = {name: array.copy() for name, array in feeds.items()}
     binding = time.perf_counter()
-    bound = runtime.bind(feeds)
-    bound_at = time.perf_counter()
-    bound.run()
-    ran = time.perf_counter()
+    with guessing(samples):
+        bound = runtime.bind(feeds)
+        bound_at = time.perf_counter()
+        bound.run()
+        ran = time.perf_counter()
     warm = body = back_to_back(bound.run)
     if request["scenario"] == "camera":
         body = paced(bound, samples, request["fps"])
@@ -156,11 +159,28 @@ def load_subject(request: Request) -> tuple[Subject, float, float]:
     return subject, (loaded - start + bound_at - binding) * 1e3, (ran - bound_at) * 1e3
 
 
+@contextlib.contextmanager
+def guessing(samples: Samples) -> Iterator[None]:
+    """Say so where a model fails at a shape that its file left open and nobody asked for."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        if not samples.guessed:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        hint = f"its file leaves shapes open; choose them: --shape {next(iter(samples.guessed))}=..."
+        raise InputError(f"{'; '.join(samples.guessed.values())}: {reason}", hint) from error
+
+
 def choose_samples(inputs: Sequence[TensorSpec], request: Request) -> Samples:
-    """Real frames where the target has them, else random inputs, the same for every variant."""
-    if request["frames"] is None:
-        return random_samples(inputs, request["seed"], request["shapes"])
-    return frame_samples(inputs[0].name, Path(request["frames"]))
+    """The target's frames, else the pictures given, else random inputs; the same for every variant."""
+    if request["frames"] is not None:
+        return frame_samples(inputs[0].name, Path(request["frames"]))
+    if request["pictures"] is not None:
+        return picture_samples(inputs, Path(request["pictures"]), request["seed"], request["shapes"])
+    return random_samples(inputs, request["seed"], request["shapes"])
 
 
 def settle() -> None:

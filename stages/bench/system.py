@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.bench import proc
+from stages.bench import power, proc
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,9 +117,9 @@ def host_table() -> Table:
     from rich.table import Table
 
     facts = system().model_dump()
-    rapl = proc.energy_j()
+    drawn = power.power()
     facts |= {"temp_c": proc.temp_c(), "throttle_count": proc.throttle_count(), "freq_mhz": proc.freq_mhz(),
-              "energy_counter": "rapl" if rapl else None, **raspberry_pi(), **software()}  # fmt: skip
+              "energy_counter": drawn and drawn.source, **raspberry_pi(), **software()}  # fmt: skip
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in facts.items():
         listed = ", ".join(map(str, value)) if isinstance(value, tuple) else value

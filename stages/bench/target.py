@@ -15,6 +15,7 @@ from edge_demo.bundle import open_bundle
 from edge_demo.errors import InputError
 from edge_demo.manifest import InputContract
 from stages.bench.model_file import ModelFile, read_model_file
+from stages.bench.pictures import keep_pictures
 
 HINT = "give a bundle, a run folder, an .onnx or an .xml file"
 
@@ -42,15 +43,22 @@ class Target:
     sample: Sample | None
     fp32_because: str
     """The bundle's reason when it says FP32 should be deployed, else empty."""
+    pictures: Path | None = None
+    """Of a plain model: an npy file, uint8 NHWC RGB, to run it on; None: random inputs."""
     key: str = ""
     """What its rows' ids start with; empty where there is only one target."""
 
 
-def open_targets(paths: Sequence[Path], scratch: Path, keys: Sequence[str] = ()) -> list[Target]:
+def open_targets(
+    paths: Sequence[Path], scratch: Path, keys: Sequence[str] = (), images: Path | None = None
+) -> list[Target]:
     """Open every path; where there are several, each gets a key: the one given, else made of its name.
 
+    Plain models get the pictures of `images`, a file or folder.
+
     Raises:
-        InputError: one of them is nothing that can be measured, or one is named twice.
+        InputError: one of them is nothing that can be measured, or one is named twice; pictures that cannot be read, or
+            that nothing here would be run on.
     """
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
@@ -61,11 +69,20 @@ def open_targets(paths: Sequence[Path], scratch: Path, keys: Sequence[str] = ())
         folder = scratch / f"target-{number}"
         folder.mkdir(exist_ok=True)
         opened.append(open_target(path, folder))
+    if images is not None:
+        opened = _with_pictures(opened, images, scratch / "pictures.npy")
     if len(opened) == 1:
         return opened
     return [
         replace(target, key=key) for target, key in zip(opened, keys or _keys([t.name for t in opened]), strict=True)
     ]
+
+
+def _with_pictures(targets: Sequence[Target], images: Path, file: Path) -> list[Target]:
+    if all(target.sample for target in targets):
+        raise InputError("--images has no effect on a bundle, which brings its own", "leave it off")
+    keep_pictures(images, file)
+    return [target if target.sample else replace(target, pictures=file) for target in targets]
 
 
 def _keys(names: Sequence[str]) -> list[str]:

@@ -67,11 +67,15 @@ def plan_variants(
 
 
 def _unfit(target: Target, scenario: Scenario) -> str:
-    if scenario != "e2e":
+    if scenario not in ("e2e", "accuracy"):
         return ""
     if target.sample is None:
         return "a plain model says neither how to resize a picture nor what its outputs mean"
-    return "" if find_spec("cv2") else "it needs OpenCV; type: pip install 'train-to-edge[headless]'"
+    return (
+        ""
+        if scenario == "accuracy" or find_spec("cv2")
+        else "it needs OpenCV; type: pip install 'train-to-edge[headless]'"
+    )
 
 
 def _of_target(

@@ -22,7 +22,7 @@ import numpy as np
 
 from edge_demo.errors import Error, InputError
 from edge_demo.runtime import import_openvino, open_runtime
-from stages.bench import proc
+from stages.bench import power, proc
 from stages.bench.subject import Request, Subject, choose_samples, load_subject, put, settle
 
 Answer = dict[str, Any]
@@ -30,7 +30,7 @@ Answer = dict[str, Any]
 
 def load(request: Request) -> tuple[Subject, Answer]:
     """Import the library, load and bind the model, run it once; the answer holds what each step took."""
-    rss_base, cpu = proc.process_memory("VmRSS"), time.process_time()
+    rss_base, cpu, delay = proc.process_memory("VmRSS"), time.process_time(), proc.run_delay_ns()
     start = time.perf_counter()
     import_library(request["runtime"])
     imported = time.perf_counter()
@@ -40,12 +40,15 @@ def load(request: Request) -> tuple[Subject, Answer]:
         subject, load_ms, first_ms = load_throughput(request)
     else:
         subject, load_ms, first_ms = load_subject(request)
+    cpu, delay_after = time.process_time() - cpu, proc.run_delay_ns()
     shapes = {name: [str(array.dtype), *array.shape] for name, array in subject.bound.inputs.items()}
     answer = {
         "import_ms": (imported - start) * 1e3,
         "load_ms": load_ms,
         "first_ms": first_ms,
-        "cpu_ms": (time.process_time() - cpu) * 1e3,
+        "cpu_ms": cpu * 1e3,
+        "energy_source": drawn.source if (drawn := power.power()) else None,
+        "run_delay_ms": None if delay is None or delay_after is None else (delay_after - delay) / 1e6,
         "rss_base": rss_base,
         "rss_ready": proc.process_memory("VmRSS"),
         "effective": subject.effective,
@@ -91,7 +94,7 @@ def timed_slice(subject: Subject, request: Request) -> Answer:
     """
     put(subject.bound, subject.samples, request["sample"])
     subject.warm(request["rewarm_s"], 1)
-    energy, throttled = proc.energy_j(), proc.throttle_count()
+    energy, throttled = power.power(), proc.throttle_count()
     delay, switches, cpu = proc.run_delay_ns(), _switches(), time.process_time_ns()
     timed = subject.body(request["seconds"], request["min_runs"])
     cpu = time.process_time_ns() - cpu
@@ -109,7 +112,7 @@ def timed_slice(subject: Subject, request: Request) -> Answer:
         "freq_mhz": proc.freq_mhz(),
         "temp_c": proc.temp_c(),
         "throttled": _since(throttled, proc.throttle_count()),
-        "energy_j": proc.energy_between(energy, proc.energy_j()),
+        "energy_j": power.energy_between(energy, power.power(), timed.wall_ns / 1e9),
         **timed.more,
     }
 

@@ -86,7 +86,10 @@ def write_golden(folder: Path, data: DataResult, deployment: Deployment, count: 
     got = {
         precision: _every_runtime(deployment, precision, _batch(candidates, data)) for precision in deployment.models
     }
-    tolerances = {precision: measure(outputs, precision) for precision, outputs in got.items()}
+    steady = same_everywhere(deployment, got)
+    tolerances = {
+        precision: measure(_some(outputs, steady), precision, deployment.task) for precision, outputs in got.items()
+    }
     chosen = choose(candidates, deployment, got, tolerances)
 
     names = [write_file(folder, f"golden/{i}.png", candidate.png) for i, candidate in enumerate(chosen)]
@@ -128,16 +131,37 @@ def enlarged(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.pad(large, ((0, 0), (0, PAD), (0, 0)), mode="edge")
 
 
-def measure(outputs: Mapping[str, Outputs], precision: str) -> list[Tolerance]:
-    """Runtime -> outputs on the same frames; the tolerance of every runtime and output against `REFERENCE`."""
-    want = outputs[REFERENCE]
-    return [
-        Tolerance.model_validate(
-            {"runtime": runtime, "output": name, "atol": tolerance(arrays[name], want[name], precision)}
-        )
-        for runtime, arrays in outputs.items()
-        for name in want
-    ]
+def same_everywhere(deployment: Deployment, got: Mapping[str, Mapping[str, Outputs]]) -> NDArray[np.bool_]:
+    """(n,) whether each candidate has the same answer in every runtime; all true where none has.
+
+    A frame without one cannot ship, so it has no say in how far another device may be off.
+    """
+    same, steady = TASKS[deployment.task].same, None
+    for outputs in got.values():
+        want = deployment.decode(outputs[REFERENCE])
+        for arrays in outputs.values():
+            alike = np.array([same(a, b) for a, b in zip(want, deployment.decode(arrays), strict=True)])
+            steady = alike if steady is None else steady & alike
+    assert steady is not None  # there is a model
+    return steady if steady.any() else np.ones_like(steady)
+
+
+def _some(outputs: Mapping[str, Outputs], picked: NDArray[np.bool_]) -> dict[str, Outputs]:
+    return {runtime: {name: array[picked] for name, array in arrays.items()} for runtime, arrays in outputs.items()}
+
+
+def measure(outputs: Mapping[str, Outputs], precision: str, task: str) -> list[Tolerance]:
+    """Runtime -> outputs on the same frames; the tolerance of every runtime and output against `REFERENCE`.
+
+    They are compared as `pipeline verify` will: without what no answer depends on.
+    """
+    align, found = TASKS[task].align, []
+    for runtime, arrays in outputs.items():
+        got, want = (arrays, outputs[REFERENCE]) if align is None else align(arrays, outputs[REFERENCE])
+        for name in outputs[REFERENCE]:
+            atol = tolerance(got[name], want[name], precision)
+            found.append(Tolerance.model_validate({"runtime": runtime, "output": name, "atol": atol}))
+    return found
 
 
 def tolerance(got: NDArray[Any], want: NDArray[Any], precision: str) -> float:

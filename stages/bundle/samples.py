@@ -30,7 +30,9 @@ def write_eval(folder: Path, data: DataResult, count: int) -> dict[str, Any]:
         write_file(folder, f"eval/{number:05d}.png", write_png(np.asarray(frames[index])))
         for number, index in enumerate(chosen)
     ]
-    truth_file = write_file(folder, "eval/truth.json", canonical_json([truths[index] for index in chosen]))
+    truth_file = write_file(
+        folder, "eval/truth.json", canonical_json([task.plain_truth(truths[index]) for index in chosen])
+    )
     return {"frames": names, "truth": truth_file, "of": len(truths)}
 
 

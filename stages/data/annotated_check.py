@@ -90,7 +90,7 @@ def _look(split: Split, data: Annotated, seen: _Seen, on_step: OnStep) -> None:
         per_class = _per_class(truth, len(data.labels))
         seen.counts[split] += per_class
         seen.items[split] += 1
-        seen.empty[split] += isinstance(truth, Boxes) and len(truth) == 0
+        seen.empty[split] += not _shows_something(truth)
         bare = without_repeats(picture)
         seen.hashes[split].append(content_hash(bare))
         seen.looks[split].add(bare)
@@ -103,6 +103,11 @@ def _per_class(truth: Boxes | NDArray[np.uint8], num_labels: int) -> NDArray[np.
     if isinstance(truth, Boxes):
         return np.bincount(truth.classes, minlength=num_labels).astype(np.int64)
     return np.minimum(np.bincount(truth.ravel(), minlength=VOID + 1)[:num_labels], 1).astype(np.int64)
+
+
+def _shows_something(truth: Boxes | NDArray[np.uint8]) -> bool:
+    """Whether there is a box, or a pixel that is neither background nor void."""
+    return len(truth) > 0 if isinstance(truth, Boxes) else bool(((truth != 0) & (truth != VOID)).any())
 
 
 def _split_check(split: Split, labels: tuple[str, ...], seen: _Seen) -> SplitCheck:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge_demo.errors import InputError
 from edge_demo.image import Frame, place, read_frame
-from stages.data.annotated import Annotated, Boxes, Item, Problems, SizeWh, Unusable
+from stages.data.annotated import VOID, Annotated, Boxes, Item, Problems, SizeWh, Unusable
 from stages.data.annotated_sets import open_set
 from stages.data.annotated_write import Ready, SplitWriter, Written, write_items
 from stages.data.boxes import cleaned, on_network
@@ -135,6 +135,7 @@ def truth_of(item: Item, size_wh: SizeWh, num_labels: int, problems: Problems) -
         problems.add(f"{trouble} (left out)", item.id)
         return None
     problems.add("mask with ids that are no class (made void)", f"{item.id}: {unknown} pixels", int(unknown > 0))
+    problems.add("mask that is void everywhere (counts nowhere)", item.id, int((mask == VOID).all()))
     return mask
 
 

@@ -15,7 +15,9 @@ from stages.data.annotated_sets import LAYOUTS, task_of
 from stages.data.labelled import without_repeats
 
 LOOKED_AT = 32  # pictures
-ANNOTATED_WH = (320, 320)
+ANNOTATED_SIDE = {"detect": 320, "segment": 192}  # longer side of a frame by task: what covers an area may be coarser
+ANNOTATED_STEP = 16  # both sides are multiples of it
+SAME_SHAPE = 0.1  # how far ratios of sides may be from the median for all pictures to be of one shape
 SMALLEST, LARGEST, STEP = 32, 128, 32
 """Side of a classifier's frame, in pixels: half the pictures' median shorter side, in these limits and steps."""
 
@@ -30,6 +32,7 @@ class Recognized:
     task: str
     size_wh: tuple[int, int]
     colour: Literal["gray", "rgb"]
+    pictures: int
     sentence: str
 
 
@@ -51,8 +54,26 @@ def recognize(path: Path, task: str = "auto") -> Recognized:
     if not pictures:
         raise InputError(f"{path}: no pictures in this {name} folder", "check the path")
     sentence = f"{LAYOUTS[name].items.split(', ', 1)[1]}, {len(pictures):,} pictures, used to {wanted}"
-    colour = _colour(pictures)
-    return Recognized(path=path, name=name, task=wanted, size_wh=ANNOTATED_WH, colour=colour, sentence=sentence)
+    return Recognized(
+        path=path,
+        name=name,
+        task=wanted,
+        size_wh=_annotated_wh(pictures, ANNOTATED_SIDE[wanted]),
+        colour=_colour(pictures),
+        pictures=len(pictures),
+        sentence=sentence,
+    )
+
+
+def _annotated_wh(pictures: list[Path], side: int) -> tuple[int, int]:
+    """A frame of the pictures' shape where they share one, so that nothing is spent on padding; else a square."""
+    shapes = [read_frame(file).shape[:2] for file in _some(pictures)]
+    ratios = np.array([width / height for height, width in shapes])
+    ratio = float(np.median(ratios))
+    if np.abs(ratios / ratio - 1).max() > SAME_SHAPE:
+        return side, side
+    shorter = max(1, round(side * min(ratio, 1 / ratio) / ANNOTATED_STEP)) * ANNOTATED_STEP
+    return (side, shorter) if ratio >= 1 else (shorter, side)
 
 
 def _only_masks(path: Path) -> bool:
@@ -76,6 +97,7 @@ def _classes(path: Path, task: str) -> Recognized:
         task="classify",
         size_wh=(side, side),
         colour=_colour(pictures),
+        pictures=len(pictures),
         sentence=f"a sub-folder per class, {len(pictures):,} pictures",
     )
 

@@ -1,4 +1,4 @@
-"""The networks, as plain modules: float32 NCHW batch -> (logits, embedding). Registry: `MODELS`.
+"""The networks, as plain modules: float32 NCHW batch -> the raw outputs of their task. Registry: `MODELS`.
 
 A new model is one file here and one row in `MODELS`. Only operators that run as INT8 in both runtimes: convolution
 followed by batch norm (folded at export), ReLU, addition, pooling, a linear layer. No module is used twice.
@@ -15,11 +15,13 @@ from torch import nn
 from edge_demo.errors import InputError
 from stages.models.convnet import convnet
 from stages.models.counts import macs, parameters, receptive_field
+from stages.models.detector import detector
 from stages.models.fast import fast
 from stages.models.mlp import mlp
 from stages.models.mobile import mobile
 from stages.models.perceptron import perceptron
 from stages.models.resnet import resnet
+from stages.models.segmenter import segmenter
 from stages.spec import ModelConfig
 
 __all__ = ["MODELS", "Builder", "Network", "build", "macs", "network", "parameters", "receptive_field"]
@@ -36,6 +38,8 @@ class Network:
     """What of it ONNX Runtime and OpenVINO both run in INT8, activations apart."""
     activation: str = ""
     """What `train.model.activation = "auto"` means to it; empty: nothing."""
+    task: str = "classify"
+    """What it is for: a key of `stages.tasks.TASKS`, whose `raw_outputs` it returns."""
 
 
 MODELS: dict[str, Network] = {
@@ -47,6 +51,15 @@ MODELS: dict[str, Network] = {
     "mobile": Network(
         mobile, "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime", "relu6"
     ),
+    "detector": Network(
+        detector, "convolutions, additions, max pooling, nearest resizing; what comes after is float", "relu", "detect"
+    ),
+    "segmenter": Network(
+        segmenter,
+        "convolutions, max pooling, nearest resizing, concatenation; what comes after is float",
+        "relu",
+        "segment",
+    ),
 }
 
 
@@ -57,11 +70,11 @@ def build(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_l
         config: Name and dials.
         in_channels: 1 (gray) or 3 (RGB).
         size_wh: Width and height of the pictures.
-        num_labels: Number of classes, at least 2.
+        num_labels: Number of classes; at least 2 for classify.
 
     Returns:
-        A module whose forward takes a float32 (N, in_channels, H, W) batch and returns logits (N, num_labels) and
-        embedding (N, features): what the last linear layer sees.
+        A module whose forward takes a float32 (N, in_channels, H, W) batch and returns the raw outputs of its task; for
+        classify logits (N, num_labels) and embedding (N, features): what the last linear layer sees.
 
     Raises:
         InputError: unknown name, a dial that the network does not have, or a picture too small for it.

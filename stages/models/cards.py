@@ -16,7 +16,12 @@ INT8_ACTIVATIONS = (
 )
 """Holds for every network. SiLU in ONNX Runtime is the exception: there it runs as two INT8 operators."""
 
-EXAMPLES = ((1, (28, 28)), (3, (32, 32)))  # channels and size_wh of MNIST and of CIFAR-10
+EXAMPLES = {
+    "classify": ((1, (28, 28)), (3, (32, 32))),  # MNIST and CIFAR-10
+    "detect": ((1, (160, 160)), (3, (320, 320))),
+    "segment": ((1, (160, 160)), (3, (320, 320))),
+}
+"""Task -> channels and size_wh of the pictures that its networks are shown for."""
 LABELS = 10
 DIALS: dict[str, object] = {
     "depth": 2,
@@ -25,6 +30,7 @@ DIALS: dict[str, object] = {
     "dropout": 0.5,
     "last_side": 4,
     "pool_stem": True,
+    "identity_start": True,
 }
 """Every dial with a value that is not its default."""
 
@@ -47,6 +53,7 @@ class Card:
     """What people want to know before they choose a network; figures are those of the default dials."""
 
     name: str
+    task: str
     summary: str
     dials: tuple[str, ...]
     costs: tuple[Cost, ...]
@@ -63,13 +70,14 @@ def card(name: str) -> Card:
     summary = (row.build.__doc__ or "").partition("\n")[0]
     with torch.random.fork_rng():
         dials = tuple(dial for dial in DIALS if _has(name, dial))
-        costs = tuple(_cost(name, in_channels, size_wh) for in_channels, size_wh in EXAMPLES)
-    return Card(name, summary, dials, costs, row.int8)
+        costs = tuple(_cost(name, in_channels, size_wh) for in_channels, size_wh in EXAMPLES[row.task])
+    return Card(name, row.task, summary, dials, costs, row.int8)
 
 
 def _has(name: str, dial: str) -> bool:
     try:
-        build(ModelConfig.model_validate({"name": name, dial: DIALS[dial]}), *EXAMPLES[0], LABELS)
+        example = EXAMPLES[network(name).task][0]
+        build(ModelConfig.model_validate({"name": name, dial: DIALS[dial]}), *example, LABELS)
     except InputError:
         return False
     return True

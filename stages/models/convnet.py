@@ -19,9 +19,9 @@ def convnet(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num
     Glorot uniform weights (Glorot and Bengio 2010), zero biases.
 
     Raises:
-        InputError: `depth`, `width`, `last_side` or `pool_stem` set, or a side below 10 pixels.
+        InputError: `depth`, `width`, `last_side`, `pool_stem`, `identity_start` or `channels` set, or a side below 10.
     """
-    refuse_dials(config, "depth", "width", "last_side", "pool_stem")
+    refuse_dials(config, "depth", "width", "last_side", "pool_stem", "identity_start", "channels")
     refuse_small(config.name, size_wh, SMALLEST)
     act = activation(config)
     width, height = (((side - 2) // 2 - 2) // 2 for side in size_wh)

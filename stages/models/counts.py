@@ -21,21 +21,24 @@ def macs(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> int:
     A convolution costs `output values x kernel height x kernel width x in_channels / groups`, a linear layer
     `in_features x out_features`. The network is run once on zeros in evaluation mode and left as it was.
     """
-    total = 0
+    return sum(layer_macs(model, in_channels, size_wh).values())
+
+
+def layer_macs(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> dict[str, int]:
+    """Name of each convolution and linear layer -> its part of `macs`."""
+    names = {module: name for name, module in model.named_modules()}
+    found: dict[str, int] = {}
 
     def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            total += output.numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
+        per_value = module.weight[0].numel() if isinstance(module, nn.Conv2d | nn.Linear) else 0
+        found[names[module]] = found.get(names[module], 0) + output.numel() * per_value
 
     _run_with(count, nn.Conv2d | nn.Linear, model, in_channels, size_wh)
-    return total
+    return found
 
 
 def receptive_field(model: nn.Module, in_channels: int, size_wh: tuple[int, int]) -> int:
-    """Side in pixels of the square that one value of the last feature map depends on, before pooling over all of it.
+    """Side in pixels of the square that one value of the body's last feature map depends on, before it is pooled away.
 
     May be larger than the picture. A network without convolutions sees the whole picture: its longer side.
 
@@ -51,7 +54,13 @@ def receptive_field(model: nn.Module, in_channels: int, size_wh: tuple[int, int]
         kernel, stride = (_side(getattr(module, name)) for name in ("kernel_size", "stride"))
         field, jump, seen = field + (kernel - 1) * jump, jump * stride, seen + 1
 
-    _run_with(widen, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, model, in_channels, size_wh)
+    body = {id(module) for module in model.get_submodule("body").modules()} if hasattr(model, "body") else None
+
+    def widen_body(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if body is None or id(module) in body:
+            widen(module, inputs, output)
+
+    _run_with(widen_body, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, model, in_channels, size_wh)
     return field if seen else max(size_wh)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -97,6 +97,20 @@ def stage_channels(
     return channels
 
 
+def layer_channels(config: ModelConfig, own: Sequence[int]) -> Iterator[int]:
+    """Channels of the layers that have a say in them, in the order they are built: `config.channels`, else `own`.
+
+    A layer has none where something else fixes its channels: an addition, a depthwise convolution, the labels.
+
+    Raises:
+        InputError: `channels` are not as many as the network has such layers.
+    """
+    if config.channels and len(config.channels) != len(own):
+        message = f"train.model.channels: {len(config.channels)} numbers, but this {config.name} has {len(own)} layers"
+        raise InputError(message, f"without it they are {list(own)}")
+    return iter(config.channels or own)
+
+
 def he_normal(model: nn.Module) -> nn.Module:
     """The same model, its convolutions from a normal distribution with variance 2 / fan out; the rest as torch does it.
 
@@ -106,6 +120,18 @@ def he_normal(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def identity_start(model: nn.Module) -> nn.Module:
+    """The same model, whose convolutions of stride 1 first hand on every channel they get, unchanged.
+
+    Those of their outputs that there is no input for stay as they are. Plain convolutions so start as shortcuts, which
+    a residual network has for good. Source: Jordan 2024, arXiv:2404.00498, "identity initialization".
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (1, 1):
+            nn.init.dirac_(module.weight[: module.in_channels])
     return model
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from stages.models.classifier import Classifier
-from stages.models.layers import Act, activation, refuse_dials
+from stages.models.layers import Act, activation, layer_channels, refuse_dials
 from stages.spec import ModelConfig
 
 
@@ -17,13 +17,14 @@ def mlp(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_lab
     The embedding is the last hidden layer.
 
     Raises:
-        InputError: `last_side` or `pool_stem` set.
+        InputError: `last_side`, `pool_stem` or `identity_start` set, or `channels` that are not one number per layer.
     """
-    refuse_dials(config, "last_side", "pool_stem")
-    sizes = [in_channels * size_wh[0] * size_wh[1], *[config.width] * config.depth]
+    refuse_dials(config, "last_side", "pool_stem", "identity_start")
+    hidden = list(layer_channels(config, [config.width] * config.depth))
+    sizes = [in_channels * size_wh[0] * size_wh[1], *hidden]
     act = activation(config)
     body = nn.Sequential(nn.Flatten(), *(_hidden(seen, made, act) for seen, made in pairwise(sizes)))
-    return Classifier(body, config.width, num_labels, config.dropout)
+    return Classifier(body, hidden[-1], num_labels, config.dropout)
 
 
 def _hidden(seen: int, made: int, act: Act) -> nn.Module:

@@ -13,6 +13,7 @@ from stages.models.layers import (
     conv_norm,
     halved_up,
     he_normal,
+    layer_channels,
     refuse_dials,
     refuse_small,
     stage_channels,
@@ -29,16 +30,17 @@ class InvertedResidual(nn.Module):
     Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381, table 1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int, act: Act) -> None:
+    def __init__(
+        self, in_channels: int, inner: int, out_channels: int, stride: int, act: Act, *, expands: bool, adds: bool
+    ) -> None:
         super().__init__()
-        inner = expansion * in_channels
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        if expansion > 1:
+        if expands:
             layers["expand"] = nn.Sequential(conv_norm(in_channels, inner, 1) | {"act": act()})
         layers["depthwise"] = nn.Sequential(conv_norm(inner, inner, 3, stride, groups=inner) | {"act": act()})
         layers["project"] = nn.Sequential(conv_norm(inner, out_channels, 1))
         self.layers = nn.Sequential(layers)
-        self.adds = stride == 1 and in_channels == out_channels
+        self.adds = adds
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, h, w) -> (N, out_channels, h / stride, w / stride), rounded up."""
@@ -54,23 +56,39 @@ def mobile(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     that add. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: `pool_stem` set, or a side below 8 pixels.
+        InputError: `pool_stem` or `identity_start` set, a side below 8 pixels, or `channels` of other layers.
     """
-    refuse_dials(config, "pool_stem")
+    refuse_dials(config, "pool_stem", "identity_start")
     refuse_small(config.name, size_wh)
     act, width = activation(config, own="relu6"), config.width
-    channels = stage_channels(config, width, size_wh, halved_up)
-    stem = nn.Sequential(conv_norm(in_channels, 2 * width, 3, stride=2) | {"act": act()})
+    widths = stage_channels(config, width, size_wh, halved_up)
+    channels = layer_channels(config, _own_channels(widths, config.depth))
+    seen = next(channels)
+    stem = nn.Sequential(conv_norm(in_channels, seen, 3, stride=2) | {"act": act()})
     stages = nn.Sequential()
-    for seen, made in zip([2 * width, *channels], channels, strict=False):
-        changes = (
-            InvertedResidual(seen, made, EXPANSION, 2, act) if len(stages) else InvertedResidual(seen, made, 1, 1, act)
-        )
-        stages.append(
-            nn.Sequential(changes, *(InvertedResidual(made, made, EXPANSION, 1, act) for _ in range(config.depth)))
-        )
-    features = LAST_GROWTH * channels[-1]
-    last = nn.Sequential(conv_norm(channels[-1], features, 1) | {"act": act()})
+    for index in range(len(widths)):
+        stage = nn.Sequential()
+        for block in range(1 + config.depth):
+            first = not index and not block
+            inner = seen if first else next(channels)
+            made = seen if block else next(channels)
+            stride = 2 if index and not block else 1
+            stage.append(InvertedResidual(seen, inner, made, stride, act, expands=not first, adds=bool(block)))
+            seen = made
+        stages.append(stage)
+    features = next(channels)
+    last = nn.Sequential(conv_norm(seen, features, 1) | {"act": act()})
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     body = nn.Sequential(OrderedDict(stem=stem, stages=stages, last=last, pool=pool))
     return he_normal(Classifier(body, features, num_labels, config.dropout))
+
+
+def _own_channels(widths: list[int], depth: int) -> list[int]:
+    """Channels of stem, of each block inside and, where they change, behind it, and of the last convolution."""
+    seen = 2 * widths[0]
+    channels = [seen]
+    for index, width in enumerate(widths):
+        channels += [EXPANSION * seen, width] if index else [width]
+        channels += [EXPANSION * width] * depth
+        seen = width
+    return [*channels, LAST_GROWTH * widths[-1]]

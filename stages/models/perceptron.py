@@ -17,9 +17,9 @@ def perceptron(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], 
     Source: Bishop 2006, "Pattern Recognition and Machine Learning", section 4.3.4.
 
     Raises:
-        InputError: `depth`, `width`, `activation`, `last_side` or `pool_stem` set.
+        InputError: `depth`, `width`, `activation`, `last_side`, `pool_stem`, `identity_start` or `channels` set.
     """
-    refuse_dials(config, "depth", "width", "activation", "last_side", "pool_stem")
+    refuse_dials(config, "depth", "width", "activation", "last_side", "pool_stem", "identity_start", "channels")
     model = Classifier(nn.Flatten(), in_channels * size_wh[0] * size_wh[1], num_labels, config.dropout)
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from stages.models.classifier import Classifier
-from stages.models.layers import Act, activation, conv_norm, he_normal, refuse_dials, refuse_small, stage_channels
+from stages.models.layers import (
+    Act,
+    activation,
+    conv_norm,
+    he_normal,
+    layer_channels,
+    refuse_dials,
+    refuse_small,
+    stage_channels,
+)
 from stages.spec import ModelConfig
 
 
@@ -18,12 +28,11 @@ class Block(nn.Module):
     so both runtimes fuse it into the convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, act: Act) -> None:
+    def __init__(self, in_channels: int, inner: int, out_channels: int, act: Act, *, changes: bool) -> None:
         super().__init__()
-        self.first = nn.Sequential(conv_norm(in_channels, out_channels, 3) | {"act": act()})
-        self.second = nn.Sequential(conv_norm(out_channels, out_channels, 3))
-        same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else nn.Sequential(conv_norm(in_channels, out_channels, 1))
+        self.first = nn.Sequential(conv_norm(in_channels, inner, 3) | {"act": act()})
+        self.second = nn.Sequential(conv_norm(inner, out_channels, 3))
+        self.shortcut = nn.Sequential(conv_norm(in_channels, out_channels, 1)) if changes else nn.Identity()
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,17 +49,28 @@ def resnet(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     pixel once at half the side, and takes odd sides as well. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: `pool_stem` set, or a side below 8 pixels.
+        InputError: `pool_stem` or `identity_start` set, a side below 8 pixels, or `channels` of other layers.
     """
-    refuse_dials(config, "pool_stem")
+    refuse_dials(config, "pool_stem", "identity_start")
     refuse_small(config.name, size_wh)
     act = activation(config)
-    first, *others = stage_channels(config, 2 * config.width, size_wh)
-    stem = nn.Sequential(conv_norm(in_channels, first, 6, stride=2) | {"act": act()})
-    stages = nn.Sequential(nn.Sequential(*(Block(first, first, act) for _ in range(config.depth))))
-    for seen, made in zip([first, *others], others, strict=False):
-        more = [Block(made, made, act) for _ in range(config.depth - 1)]
-        stages.append(nn.Sequential(nn.MaxPool2d(2), Block(seen, made, act), *more))
+    widths = stage_channels(config, 2 * config.width, size_wh)
+    changes = [width != before for before, width in pairwise([0, *widths])]
+    # of the stem, and of every block inside and, where they change, behind it
+    own = [width for width, new in zip(widths, changes, strict=True) for _ in range(config.depth + int(new))]
+    channels = layer_channels(config, own)
+    seen = next(channels)
+    stem = nn.Sequential(conv_norm(in_channels, seen, 6, stride=2) | {"act": act()})
+    stages = nn.Sequential()
+    for index in range(len(widths)):
+        stage = nn.Sequential(nn.MaxPool2d(2)) if index else nn.Sequential()
+        for block in range(config.depth):
+            new = changes[index] and index > 0 and not block
+            inner = next(channels)
+            made = next(channels) if new else seen
+            stage.append(Block(seen, inner, made, act, changes=new))
+            seen = made
+        stages.append(stage)
     pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
     body = nn.Sequential(OrderedDict(stem=stem, stages=stages, pool=pool))
-    return he_normal(Classifier(body, [first, *others][-1], num_labels, config.dropout))
+    return he_normal(Classifier(body, seen, num_labels, config.dropout))

@@ -19,8 +19,9 @@ from stages import onnx_graph
 from stages.arrays import load_frames
 from stages.quantize import verdict
 from stages.quantize.calibration import Calibration, collect, preprocessed
-from stages.quantize.comparison import Stand, measured, open_stand, reference_row
+from stages.quantize.comparison import Stand, at_chance, measured, open_stand, reference_row
 from stages.quantize.fine_tune import fine_tuned
+from stages.quantize.front import Front, straight
 from stages.quantize.half import HALVED, halved
 from stages.quantize.recipes import Recipe, Source, batch_readers, prepared
 from stages.quantize.search import Found, Tools, search
@@ -60,28 +61,43 @@ def run(
     target = resolved(config.target)
     on_step(Step("calibrate", note=f"INT8 for {target}: {config.search} search, {config.images} training images"))
     calibration = collect(config, data)
-    core = export.folder / export.core
-    name = onnx_graph.input_names(onnx_graph.load(core))[0]
-    source = prepared(core, batch_readers(name, calibration.batch))
-    files = export.folder / export.pre, core, export.folder / export.model
+    front = _front(data, export)
+    source = _source(front, calibration, export.core)
+    files = export.folder / export.pre, export.folder / export.core, export.folder / export.model
     frames, truth = load_frames(data, "val"), TASKS[data.task].truths(data, "val")
-    deploy = partial(_deployed, export=export, task=train.task)
+    deploy = partial(deployed, export=export, task=train.task, front=front)
     with (
         tempfile.TemporaryDirectory() as scratch,
         open_stand(train.task, data.labels, frames, truth, files, deploy, Path(scratch)) as stand,
     ):
-        found = search(_tools(config, target, data, source, calibration, stand, on_step), config.search == "thorough")
+        tools = _tools(config, target, data, source, calibration, front, stand, on_step)
+        found = search(tools, config.search == "thorough")
         assert found.best.core is not None  # the best is one that works
-        onnx_graph.save(found.best.core, out_dir / "core.int8.onnx")
-        onnx_graph.save(deploy(found.best.core), out_dir / "model.int8.onnx")
+        for name, made in zip(("core", "model"), deploy(found.best.core), strict=True):
+            onnx_graph.save(made, out_dir / f"{name}.int8.onnx")
         result = _result(config, target, train.task, stand, found, calibration, out_dir)
         if config.search == "thorough":
             on_step(Step("FP16 weights"))
-            row = _half_row(stand, source.model, config.max_drop)
+            row = _half_row(stand, onnx_graph.load(files[1]), config.max_drop)
             result = result.model_copy(update={"candidates": (*result.candidates, row)})
     for row in result.candidates:
         on_step(Step("INT8", note=f"INT8 {row.verdict}: {row.name}: {row.reason}"))
     return result
+
+
+def _front(data: DataResult, export: ExportResult) -> Front:
+    """Colour frames straight into the first convolution, where there is one; else normalized as FP32 has them."""
+    core, pre = (onnx_graph.load(export.folder / name) for name in (export.core, export.pre))
+    found = straight(core, pre, data.mean, data.std) if data.colour == "rgb" else None
+    return found or Front(core, partial(preprocessed, data), pre)
+
+
+def _source(front: Front, calibration: Calibration, file: str) -> Source:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file
+        onnx_graph.save(front.core, path)
+        name = onnx_graph.input_names(front.core)[0]
+        return prepared(path, batch_readers(name, front.feed(calibration.frames)), known=front.ranges)
 
 
 def _tools(
@@ -90,6 +106,7 @@ def _tools(
     data: DataResult,
     source: Source,
     calibration: Calibration,
+    front: Front,
     stand: Stand,
     on_step: OnStep,
 ) -> Tools:
@@ -98,7 +115,7 @@ def _tools(
 
     def draw(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
         picked = np.sort(rng.choice(len(train_frames), min(n, len(train_frames)), replace=False))
-        return preprocessed(data, train_frames[picked])
+        return front.feed(train_frames[picked])
 
     def fine_tune(int8: ModelProto, recipe: Recipe) -> ModelProto:
         return fine_tuned(int8, source.model, draw, seed=config.seed, reduce_range=recipe.reduce_range, on_step=on_step)
@@ -109,11 +126,12 @@ def _tools(
         inaccurate=lambda row: verdict.inaccurate(row, fp32, config.max_drop, len(stand.truth)),
         slow=(lambda row: "") if target != host_target() else verdict.slow,
         loss=lambda row: verdict.loss(row, fp32),
-        calibration=calibration.batch,
-        val=stand.batch,
+        calibration=front.feed(calibration.frames),
+        val=front.feed(stand.few),
         fine_tune=fine_tune,
         reduce_range=reduce_range(target),
         on_step=on_step,
+        pointless=at_chance(stand),
     )
 
 
@@ -134,11 +152,22 @@ def _half_row(stand: Stand, core: ModelProto, max_drop: float) -> Candidate:
     return row.model_copy(update={"verdict": "not needed", "reason": reason})
 
 
-def _deployed(core: ModelProto, export: ExportResult, task: str) -> ModelProto:
-    """The INT8 network between the FP32 pre and post graphs, with the FP32 file's metadata."""
+def deployed(
+    core: ModelProto, export: ExportResult, task: str, front: Front | None = None
+) -> tuple[ModelProto, ModelProto]:
+    """A bare network from `frames` to its raw outputs, and with the FP32 post graph and metadata, as it ships.
+
+    Args:
+        core: Takes a normalized batch; or what `front` feeds it, if it was made from that one's.
+        export: Pre and post graphs.
+        task: For the names of the outputs.
+        front: What the network was made from, if not from `export`.
+    """
     pre, post, model = (onnx_graph.load(export.folder / name) for name in (export.pre, export.post, export.model))
+    if front is not None and onnx_graph.input_names(core) == onnx_graph.input_names(front.core):
+        pre, core = front.pre, front.behind(core)
     metadata = {item.key: item.value for item in model.metadata_props}
-    return onnx_graph.composed(pre, core, post, TASKS[task].outputs, metadata)
+    return onnx_graph.joined(pre, core), onnx_graph.composed(pre, core, post, TASKS[task].outputs, metadata)
 
 
 def _result(

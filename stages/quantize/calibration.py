@@ -29,9 +29,12 @@ STD_WITHIN = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The calibration tensor, float32 NCHW, and what is recorded about it."""
+    """The calibration images, and what is recorded about them."""
 
+    frames: NDArray[np.uint8]
+    """uint8 NHWC BGR."""
     batch: NDArray[np.float32]
+    """The same normalized, float32 NCHW."""
     facts: dict[str, Any]
 
 
@@ -69,7 +72,7 @@ def collect(config: QuantizeConfig, data: DataResult) -> Calibration:
         raise InputError(message, "type: pipeline data check")
     batch = preprocessed(data, frames)
     check(frames, batch, preprocessed(data, tinted(frames)), data)
-    return Calibration(batch, _facts(batch, strata[picked]))
+    return Calibration(frames, batch, _facts(batch, strata[picked]))
 
 
 def preprocessed(data: DataResult, frames: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -13,19 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edge_demo.runtime import Bound, Runtime, open_runtime
+from edge_demo.runtime import Array, Bound, Runtime, open_runtime
 from edge_demo.tasks import TASKS
 from stages import onnx_graph
 from stages.arrays import to_bgr
-from stages.inference import agreement, answers, batches, infer
+from stages.inference import agreement, answers, batches, infer, metric_interval
 from stages.quantize.census import fused
 from stages.quantize.speed import ROUNDS, Speed, paired_speed
 from stages.spec import Candidate
-from stages.statistics import interval, mcnemar
+from stages.statistics import mcnemar
 
 RUNTIMES = ("onnxruntime", "openvino")
 SQNR_FRAMES = 512  # noise is a mean over all values of all outputs: a few hundred pictures settle it
 RAW_BATCH = 64
+CHANCE_ITEMS, CHANCE_ORDERS = 500, 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,13 @@ class Reference:
     correct: NDArray[Any]
     metric: float
     raw: NDArray[np.float64]
-    """First raw output of the bare network, for `Stand.batch`."""
+    """First raw output of the bare network, for `Stand.few`."""
     bound: Bound
     """The deployed model at batch 1; it owns the buffers its `run` reads and writes."""
+
+
+Deploy = Callable[[ModelProto], tuple[ModelProto, ModelProto]]
+"""A bare network -> the same from `frames` to its raw outputs, and as it ships."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,9 @@ class Stand:
     frames: NDArray[np.uint8]
     """uint8 NHWC, C = 1 or 3 (BGR)."""
     truth: Sequence[Any]
-    batch: NDArray[np.float32]
-    """Some of the frames as the bare network sees them."""
-    deploy: Callable[[ModelProto], ModelProto]
+    few: NDArray[np.uint8]
+    """Some of the frames in BGR, for raw outputs."""
+    deploy: Deploy
     fp32: dict[str, Reference]
     fp32_bytes: int
     scratch: Path
@@ -65,12 +70,12 @@ def open_stand(
     frames: NDArray[np.uint8],
     truth: Sequence[Any],
     files: tuple[Path, Path, Path],
-    deploy: Callable[[ModelProto], ModelProto],
+    deploy: Deploy,
     scratch: Path,
 ) -> Iterator[Stand]:
     """Measure FP32 once; `files` are the pre graph, the bare network and the deployed model."""
     pre, core, model = files
-    few = frames[:: max(1, math.ceil(len(frames) / SQNR_FRAMES))]
+    few = to_bgr(frames[:: max(1, math.ceil(len(frames) / SQNR_FRAMES))])
     with closing(open_runtime(RUNTIMES[0], pre)) as opened:
         batch = np.concatenate([infer(opened, part)["batch"] for part in batches(few)])
     with ExitStack() as stack:
@@ -81,7 +86,26 @@ def open_stand(
             metric = TASKS[task].score(found, truth)[TASKS[task].metric]
             correct = TASKS[task].correct(found, truth)
             fp32[name] = Reference(found, correct, metric, raw_output(name, core, batch), bind_one(runtime, frames))
-        yield Stand(task, labels, frames, truth, batch, deploy, fp32, model.stat().st_size, scratch)
+        yield Stand(task, labels, frames, truth, few, deploy, fp32, model.stat().st_size, scratch)
+
+
+def at_chance(stand: Stand) -> str:
+    """Why FP32's accuracy says nothing, so that none can be lost: its answers fit other items as well; else empty.
+
+    One-sided permutation test on up to 500 items: 19 random orders of the answers, so p <= 1 / 20. Source: Fisher 1935,
+    "The Design of Experiments", section 21.
+    """
+    task, found = TASKS[stand.task], stand.fp32[RUNTIMES[0]].answers[:CHANCE_ITEMS]
+    truth, rng = stand.truth[: len(found)], np.random.default_rng(0)
+    own = float(np.mean(task.correct(found, truth)))
+    orders = [rng.permutation(len(found)) for _ in range(CHANCE_ORDERS)]
+    others = [float(np.mean(task.correct([found[index] for index in order], truth))) for order in orders]
+    if own > max(others):
+        return ""
+    return (
+        f"FP32 is at chance: {own:.1%} of {len(found)} items of val, and up to {max(others):.1%} with its answers in "
+        "random order; there is no accuracy to keep"
+    )
 
 
 def reference_row(stand: Stand) -> Candidate:
@@ -89,7 +113,7 @@ def reference_row(stand: Stand) -> Candidate:
     return Candidate(
         name="FP32",
         metric={name: fp32.metric for name, fp32 in stand.fp32.items()},
-        ci95={name: interval(fp32.correct) for name, fp32 in stand.fp32.items()},
+        ci95={name: metric_interval(stand.task, fp32.answers, stand.truth) for name, fp32 in stand.fp32.items()},
         size_bytes=stand.fp32_bytes,
         verdict="reference",
         reason="what every recipe is compared with",
@@ -104,8 +128,9 @@ def measured(stand: Stand, name: str, core: ModelProto) -> Candidate:
         Error: not a valid graph.
     """
     core_file, model_file = stand.scratch / "core.int8.onnx", stand.scratch / "model.int8.onnx"
-    onnx_graph.save(core, core_file)
-    size_bytes = onnx_graph.save(stand.deploy(core), model_file)
+    raw, model = stand.deploy(core)
+    onnx_graph.save(raw, core_file)
+    size_bytes = onnx_graph.save(model, model_file)
     metric, ci95, paired, same, sqnr = {}, {}, {}, {}, []
     speed: dict[str, Speed] = {}
     for runtime_name, fp32 in stand.fp32.items():
@@ -115,10 +140,10 @@ def measured(stand: Stand, name: str, core: ModelProto) -> Candidate:
             speed[runtime_name] = paired_speed(fp32.bound.run, one.run)
         correct = TASKS[stand.task].correct(found, stand.truth)
         metric[runtime_name] = TASKS[stand.task].score(found, stand.truth)[TASKS[stand.task].metric]
-        ci95[runtime_name] = interval(correct)
+        ci95[runtime_name] = metric_interval(stand.task, found, stand.truth)
         paired[runtime_name] = int((fp32.correct > correct).sum()), int((fp32.correct < correct).sum())
         same[runtime_name] = agreement(stand.task, fp32.answers, found)
-        sqnr.append(sqnr_db(fp32.raw, raw_output(runtime_name, core_file, stand.batch)))
+        sqnr.append(sqnr_db(fp32.raw, raw_output(runtime_name, core_file, stand.few)))
     return Candidate(
         name=name,
         metric=metric,
@@ -141,8 +166,8 @@ def bind_one(runtime: Runtime, frames: NDArray[np.uint8]) -> Bound:
     return runtime.bind({runtime.inputs[0].name: to_bgr(frames[:1]).copy()})
 
 
-def raw_output(runtime: str, core: Path, batch: NDArray[np.float32]) -> NDArray[np.float64]:
-    """First raw output of a bare network, float64."""
+def raw_output(runtime: str, core: Path, batch: Array) -> NDArray[np.float64]:
+    """First raw output of a bare network, float64, for what it takes: a normalized batch, or frames."""
     with closing(open_runtime(runtime, core)) as opened:
         first = opened.outputs[0].name
         parts = [infer(opened, batch[at : at + RAW_BATCH])[first] for at in range(0, len(batch), RAW_BATCH)]

@@ -14,13 +14,14 @@ from stages import onnx_graph
 OLDEST = 13  # QuantizeLinear per channel begins there
 CONVERTED = 17
 OLDEST_IR = 8
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
 def readable(path: Path) -> ModelProto:
     """The model of a file that holds all its weights.
 
     Raises:
-        InputError: no model, weights in other files, or weights that are NaN or infinite.
+        InputError: no model, quantized already, weights in other files, or weights that are NaN or infinite.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such model file", "check the path")
@@ -30,7 +31,20 @@ def readable(path: Path) -> ModelProto:
             raise InputError(f"{path.name}: {tensor.name} is kept in another file", "save it as one file first")
         if tensor.data_type == TensorProto.FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
             raise InputError(f"{path.name}: {tensor.name} holds NaN or infinity", "is the model whole?")
+    _refuse_quantized(model, path.name)
     return model
+
+
+def _refuse_quantized(model: ModelProto, name: str) -> None:
+    """A second rounding on top of the first helps nobody; signed activations, a usual fault, are named."""
+    if not QUANTIZED & set(onnx_graph.operators(model)):
+        return
+    kinds = {tensor.name: tensor.data_type for tensor in _tensors(model)}
+    rounding = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "QLinearConv")]
+    activations = [node for node in rounding if node.input[0] not in kinds and len(node.input) > 2]
+    signed = TensorProto.INT8 in {kinds.get(node.input[2]) for node in activations}
+    why = ": its activations are signed (S8S8), which leaves convolutions in float on x86" if signed else ""
+    raise InputError(f"{name}: is quantized already{why}", "give the FP32 model that it was made from")
 
 
 def normalized(model: ModelProto, name: str) -> tuple[ModelProto, list[str]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import create_calibrator
+from onnxruntime.quantization.calibrate import TensorData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -90,7 +91,13 @@ class Source:
     file: str
 
 
-def prepared(core: Path, readers: Readers, *, optimize: bool = True) -> Source:
+def prepared(
+    core: Path,
+    readers: Readers,
+    *,
+    optimize: bool = True,
+    known: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+) -> Source:
     """Read a network and get ready to calibrate it.
 
     No calibration cache: ONNX Runtime's does not look at the data, and would reuse the ranges of another set.
@@ -99,6 +106,7 @@ def prepared(core: Path, readers: Readers, *, optimize: bool = True) -> Source:
         core: The bare FP32 network.
         readers: Of what it is calibrated on.
         optimize: Let ONNX Runtime fold constants first; on some graphs of others that fails.
+        known: Tensor -> its range, where that is not to be calibrated.
 
     Raises:
         InputError: not a model.
@@ -117,7 +125,10 @@ def prepared(core: Path, readers: Readers, *, optimize: bool = True) -> Source:
 
     @cache
     def ranges(method: Method) -> Ranges:
-        return calibrated(model, method, readers(), core.name)
+        found = calibrated(model, method, readers(), core.name)
+        for tensor, (low, high) in known.items():
+            found.data[tensor] = TensorData(lowest=np.float32(low), highest=np.float32(high))
+        return found
 
     return Source(model, ranges, core.name)
 

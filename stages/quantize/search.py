@@ -48,6 +48,8 @@ class Tools:
     """INT8 network -> the same, fine-tuned; None where there is nothing to learn from."""
     reduce_range: bool
     on_step: OnStep
+    pointless: str = ""
+    """Why no candidate can be judged: one is made all the same, and FP32 kept; empty: they can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ def search(tools: Tools, thorough: bool) -> Found:
         Error: not one recipe gave a file both runtimes run.
     """
     ladder = _Ladder(tools)
+    if tools.pointless:
+        return _unjudged(ladder)
     if thorough:
         ladder.everything()
     else:
@@ -103,6 +107,17 @@ def search(tools: Tools, thorough: bool) -> Found:
     rest = "the fastest of those that hold" if thorough and len(holding) > 1 else "the simplest that holds"
     reason = f"{chosen.row.name}: {rest}{_times(chosen.row)}"
     return Found(chosen, chosen, reason, tuple(_rows(ladder, chosen)), ladder.sensitivity())
+
+
+def _unjudged(ladder: _Ladder) -> Found:
+    """The first recipe that works, for the record."""
+    why = ladder.tools.pointless
+    for coverage in ladder.coverages():
+        tried = ladder.attempt(Recipe(coverage, reduce_range=ladder.tools.reduce_range))
+        if tried.core is not None:
+            rows = [one.row.model_copy(update={"reason": one.row.reason or why}) for one in ladder.tried]
+            return Found(None, tried, why, tuple(rows), ())
+    raise Error(f"no INT8 recipe works: {ladder.tried[0].row.reason}")
 
 
 class _Ladder:

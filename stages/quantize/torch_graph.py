@@ -51,7 +51,9 @@ class QdqNetwork(nn.Module):
                 self.weights[_key(node.input[0])] = nn.Parameter(self._start(node, floats))
             elif node.op_type == "QuantizeLinear":
                 # The logarithm: a step must stay positive, and steps differ by orders of magnitude.
-                self.steps[_key(node.input[1])] = nn.Parameter(self.constants[node.input[1]].float().log())
+                start = self.constants[node.input[1]].float().log()
+                # What a picture's bytes mean is not to be learnt.
+                self.steps[_key(node.input[1])] = nn.Parameter(start, requires_grad=node.input[0] != self.feed)
             elif node.op_type not in OPERATORS and node.op_type != "DequantizeLinear":
                 raise Error(f"fine-tuning: operator {node.op_type} of {node.name or 'a node'} is not supported")
 

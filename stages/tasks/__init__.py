@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.arrays import load_truth
+from stages.arrays import load_boxes, load_truth
 from stages.augment import Draws, augment
+from stages.augment.boxes import augment_boxes
+from stages.augment.masks import augment_masks
 from stages.spec import AugmentConfig, DataResult, Split, TrainConfig
-from stages.tasks import classify
+from stages.tasks import classify, detect, segment
+
+
+class Targets(Protocol):
+    """The truth of a split as the loss takes it, item by item; a tensor (N, ...) is one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+
+    def to(self, device: torch.device, /) -> Self:
+        """The same on another device."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, picked: Tensor | slice, /) -> Tensor:
+        """Of some items, as one tensor (n, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +43,23 @@ class Task:
     """Names of what the bare network returns, in order; the first is what parity and SQNR are measured on."""
     outputs: tuple[str, ...]
     """Names of the deployed graph's outputs, in order: `edge_demo.tasks.TASKS[name].outputs`."""
-    post: Callable[[], nn.Module]
-    """raw outputs -> final outputs, as a module that exports."""
+    post: Callable[[tuple[int, int]], nn.Module]
+    """(width and height of the network's input) -> raw outputs -> final outputs, as a module that exports."""
+    check: Callable[[TrainConfig, DataResult], None]
+    """(config, data) -> InputError where they do not suit the task, e.g. for a setting that would do nothing."""
+    targets: Callable[[DataResult, Split], Targets]
+    """The truth of a split as `loss` takes it, on the CPU; InputError where it is damaged."""
     loss: Callable[[tuple[Tensor, ...], Tensor, TrainConfig, Tensor | None], Tensor]
     """(raw outputs, targets, config, weights of the classes) -> scalar loss, mean over the batch."""
-    hits: Callable[[tuple[Tensor, ...], Tensor], Tensor]
-    """(raw outputs, targets) -> sum over the batch of the leading metric while training, on their device."""
+    hits: Callable[[tuple[Tensor, ...], Tensor], Tensor] | None
+    """(raw outputs, targets) -> sum over the batch of the leading metric while training, on their device; None where
+    that metric is no mean over the items."""
     augment: Callable[[Tensor, Tensor, AugmentConfig, Draws, int], tuple[Tensor, Tensor]]
     """(uint8 NHWC frames, targets, config, draws, number of labels) -> the same, changed."""
     truths: Callable[[DataResult, Split], list[Any]]
     """The truth of every item of a split, as `edge_demo.tasks.TASKS[name].score` takes it."""
+    plain_truth: Callable[[Any], Any]
+    """One of those as plain JSON values, which `score` takes as well."""
     strata: Callable[[DataResult, Split], NDArray[np.int64]]
     """(N,) class that each item stands for in a stratified sample."""
     predictions: Callable[[Sequence[Any], Sequence[Any]], dict[str, NDArray[Any]]]
@@ -44,12 +70,43 @@ TASKS: dict[str, Task] = {
     "classify": Task(
         raw_outputs=("logits", "embedding"),
         outputs=("scores", "embedding"),
-        post=classify.Post,
+        post=classify.post,
+        check=classify.check,
+        targets=classify.targets,
         loss=classify.loss,
         hits=classify.hits,
         augment=augment,
         truths=classify.truths,
+        plain_truth=int,
         strata=load_truth,
         predictions=classify.predictions,
+    ),
+    "detect": Task(
+        raw_outputs=("logits", "sides"),
+        outputs=("boxes", "scores", "classes"),
+        post=detect.Post,
+        check=detect.check,
+        targets=detect.targets,
+        loss=detect.loss,
+        hits=None,
+        augment=augment_boxes,
+        truths=load_boxes,
+        plain_truth=dict,
+        strata=detect.strata,
+        predictions=detect.predictions,
+    ),
+    "segment": Task(
+        raw_outputs=("logits",),
+        outputs=("classes",),
+        post=segment.Post,
+        check=segment.check,
+        targets=segment.targets,
+        loss=segment.loss,
+        hits=None,
+        augment=augment_masks,
+        truths=segment.truths,
+        plain_truth=segment.plain_truth,
+        strata=segment.strata,
+        predictions=segment.predictions,
     ),
 }

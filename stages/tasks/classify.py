@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edge_demo.errors import InputError
 from edge_demo.tasks.classify import Classes
 from stages.arrays import load_truth
 from stages.spec import DataResult, Split, TrainConfig
@@ -22,6 +23,35 @@ class Post(nn.Module):
     def forward(self, logits: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Softmax over the classes; the embedding passes through."""
         return torch.softmax(logits, dim=1), embedding + 0.0
+
+
+def post(size_wh: tuple[int, int]) -> nn.Module:
+    """`Post`, whatever the size of the pictures."""
+    return Post()
+
+
+def check(config: TrainConfig, data: DataResult) -> None:
+    """Raises InputError for a single class, or parts of pictures, which have no class."""
+    if len(data.labels) < 2:
+        raise InputError(f"data.{data.name}: one class only ({data.labels[0]})", "add images of a second class")
+    if config.augment.mosaic:
+        raise InputError(
+            "train.augment.mosaic: a part of a picture has no class", "use train.augment.cutmix, or drop it"
+        )
+
+
+def targets(data: DataResult, split: Split) -> Tensor:
+    """int64 (N,) class ids.
+
+    Raises:
+        InputError: a label outside the data's labels.
+    """
+    truth = load_truth(data, split)
+    outside = truth[(truth < 0) | (truth >= len(data.labels))]
+    if outside.size:
+        message = f"{split}: label {outside.flat[0]} is not one of the {len(data.labels)} classes"
+        raise InputError(message, "type: pipeline data check")
+    return torch.from_numpy(truth)
 
 
 def loss(raw: tuple[Tensor, ...], targets: Tensor, config: TrainConfig, class_weights: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_png(path: Path, rows: Sequence[Row], metric: str, best_epoch: int) -> None:
-    """Loss and metric of train and val over the epochs, the kept epoch marked."""
+    """Loss and metric of train (where known) and val over the epochs, the kept epoch marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -31,7 +31,10 @@ def write_png(path: Path, rows: Sequence[Row], metric: str, best_epoch: int) -> 
     epochs = [row["epoch"] for row in rows]
     for axes, what in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
         for split, marker, colour in (("train", "o", "tab:gray"), ("val", "s", "tab:blue")):
-            values = [row[f"{split}_{what}"] for row in rows]
+            column = f"{split}_{what}"
+            if column not in rows[0]:
+                continue
+            values = [row[column] for row in rows]
             label = "train (as it learns)" if split == "train" else split
             axes.plot(epochs, values, marker=marker, markersize=4, color=colour, label=label)
         axes.axvline(best_epoch, color="tab:orange", linestyle="--", linewidth=1, label=f"kept: epoch {best_epoch}")

@@ -25,7 +25,8 @@ from stages.train.stream import Feed
 __all__ = ["Learner", "Measured", "Watch", "evaluate", "steps_of", "train_epoch"]
 
 REPORT_EVERY_S = 0.5
-EVAL_BATCH = 500
+EVAL_BATCH = 500  # frames of a pass without gradients
+EVAL_PIXELS = 1 << 22  # of such a pass, which bounds its memory where frames are large
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ def train_epoch(
     goes on behind it with half the learning rate. A step that runs out of memory is repeated in smaller passes.
 
     Returns:
-        Means of loss and metric as trained (augmented, network changing), `lr` of the last step, `images_per_s`.
+        Means of loss and, where known, metric as trained (augmented, network changing), `lr` of the last step,
+        `images_per_s`.
 
     Raises:
         Error: NaN or infinite too often, or out of memory with the smallest pass.
@@ -71,7 +73,8 @@ def train_epoch(
     generator = torch.Generator(device).manual_seed(seeds[0])
     order = torch.randperm(len(examples), generator=generator, device=device)
     batches = Feed(examples, order, batch, shard)
-    running = Running(learner.device_task.metric, **progress.sums)  # type: ignore[arg-type]
+    metric = learner.device_task.metric if learner.task.hits else ""
+    running = Running(metric, **progress.sums)  # type: ignore[arg-type]
     good, lr, index, reported = remember(learner), 0.0, progress.index, time.perf_counter()
     learner.model.train()
     while index < steps:
@@ -129,21 +132,29 @@ class Measured:
     """The task's leading metric."""
     error: float
     """Standard error of the metric: the deviation of the items' qualities over the root of their number."""
+    others: dict[str, float]
+    """What else the task's score says."""
+
+
+def eval_batch(examples: Examples) -> int:
+    """Frames of a pass without gradients."""
+    height, width = examples.frames.shape[1:3]
+    return max(1, min(EVAL_BATCH, EVAL_PIXELS // (height * width)))
 
 
 def evaluate(learner: Learner, examples: Examples) -> Measured:
     """Measures in evaluation mode and float32, without augmentation."""
-    network = learner.shipped.eval()
+    network, size = learner.shipped.eval(), eval_batch(examples)
     parts: list[tuple[float, list[Any]]] = []
     with torch.inference_mode():
-        for start in mine(range(0, len(examples), EVAL_BATCH)):
-            frames, targets = examples.batch(slice(start, start + EVAL_BATCH))
+        for start in mine(range(0, len(examples), size)):
+            frames, targets = examples.batch(slice(start, start + size))
             raw = network(learner.batch(frames))
             loss = float(learner.task.loss(raw, targets, learner.config, learner.class_weights))
             parts.append((loss * len(targets), learner.results(raw)))
     losses, answers = zip(*in_order(parts), strict=True)
     results = [result for answer in answers for result in answer]
-    truth = examples.truth.tolist()
-    metric = learner.device_task.score(results, truth)[learner.device_task.metric]
-    error = float(learner.device_task.correct(results, truth).std()) / len(examples) ** 0.5
-    return Measured(sum(losses) / len(examples), metric, error)
+    others = learner.device_task.score(results, examples.truth)
+    metric = others.pop(learner.device_task.metric)
+    error = float(learner.device_task.correct(results, examples.truth).std()) / len(examples) ** 0.5
+    return Measured(sum(losses) / len(examples), metric, error, others)

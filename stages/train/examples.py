@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_demo.errors import InputError
-from stages.arrays import load_frames, load_truth
+from stages.arrays import load_frames
+from stages.models import MODELS, network
 from stages.spec import DataResult, Split, TrainConfig
-from stages.tasks import TASKS
+from stages.tasks import TASKS, Targets
 from stages.train.resident import resident_bytes
 
 
@@ -23,10 +24,10 @@ class Examples:
 
     frames: Tensor
     """uint8 (N, H, W, C), C = 1 gray or 3 BGR, on the training device; streamed ones on the CPU, mapped from disk."""
-    targets: Tensor
+    targets: Targets
     """The truth as the loss takes it, on the training device; for classify int64 (N,)."""
-    truth: NDArray[Any]
-    """The truth as the task's score takes it."""
+    truth: Sequence[Any]
+    """The truth as the task's score takes it, an entry per frame."""
     is_streamed: bool = False
     """Whether the frames are left on disk and read as they are needed."""
 
@@ -52,7 +53,8 @@ class Examples:
         if n >= len(self):
             return self
         indices = np.sort(np.random.default_rng(seed).permutation(len(self))[:n])
-        return Examples(*self.batch(torch.from_numpy(indices).to(self.frames.device)), self.truth[indices])
+        some = self.batch(torch.from_numpy(indices).to(self.frames.device))
+        return Examples(*some, [self.truth[index] for index in indices.tolist()])
 
 
 def load_examples(data: DataResult, split: Split, device: torch.device, resident_mb: int = 0) -> Examples:
@@ -65,18 +67,15 @@ def load_examples(data: DataResult, split: Split, device: torch.device, resident
         resident_mb: `TrainConfig.resident_mb`.
 
     Raises:
-        InputError: no frames, frames and truth of different number, or a label outside the data's labels.
+        InputError: no frames, frames and truth of different number, or truth that is not the data's.
     """
-    frames, truth = load_frames(data, split), load_truth(data, split)
-    if len(frames) != len(truth):
-        raise InputError(f"{split}: {len(frames)} frames but {len(truth)} labels", "type: pipeline data check")
+    task, frames = TASKS[data.task], load_frames(data, split)
+    targets = task.targets(data, split)
+    if len(frames) != len(targets):
+        raise InputError(f"{split}: {len(frames)} frames but {len(targets)} labels", "type: pipeline data check")
     if len(frames) == 0:
         raise InputError(f"{split}: no images; training needs train and val", f"raise data.{split}_fraction")
-    outside = truth[(truth < 0) | (truth >= len(data.labels))]
-    if outside.size:
-        message = f"{split}: label {outside.flat[0]} is not one of the {len(data.labels)} classes"
-        raise InputError(message, "type: pipeline data check")
-    targets = torch.from_numpy(truth).to(device)
+    targets, truth = targets.to(device), task.truths(data, split)
     if frames.nbytes > resident_bytes(resident_mb, device):
         # torch warns of read-only arrays; this one is copied on a write, and nobody writes
         path = data.folder / f"{split}.frames.npy"
@@ -113,7 +112,8 @@ def check_config(config: TrainConfig, data: DataResult) -> None:
     """What must hold between settings and data.
 
     Raises:
-        InputError: unknown task, data of another task, a single class, or a batch larger than the training split.
+        InputError: unknown task, data or a network of another task, what the task refuses, or a batch larger than the
+            training split.
     """
     if config.task not in TASKS:
         raise InputError(f"train.task: unknown task '{config.task}'", f"known: {', '.join(TASKS)}")
@@ -121,8 +121,12 @@ def check_config(config: TrainConfig, data: DataResult) -> None:
         raise InputError(
             f"train.task: {config.task}, but the data is for {data.task}", f"set train.task to {data.task}"
         )
-    if len(data.labels) < 2:
-        raise InputError(f"data.{data.name}: one class only ({data.labels[0]})", "add images of a second class")
+    if network(config.model.name).task != config.task:
+        fitting = ", ".join(name for name, row in MODELS.items() if row.task == config.task)
+        raise InputError(
+            f"train.model.name: {config.model.name} is no network for {config.task}", f"known: {fitting or 'none'}"
+        )
+    TASKS[config.task].check(config, data)
     if config.batch_size * config.accumulate > data.counts["train"] >= config.batch_size:
         message = f"train.accumulate: {config.accumulate} passes of {config.batch_size} are more than the"
         raise InputError(

@@ -20,6 +20,7 @@ from stages.train.checkpoint import write_atomic
 from stages.train.device import choose_accelerator, choose_precision
 from stages.train.examples import Examples, check_config, load_examples
 from stages.train.memory import largest_batch
+from stages.train.sources import read_sources
 from stages.train.stage import make_learner, torch_settings
 from stages.train.step import train_step
 
@@ -93,7 +94,7 @@ def run(config: TrainConfig, data: DataResult, *, on_step: OnStep = ignore) -> L
     accelerator = choose_accelerator(config)
     with torch_settings(config):
         fabric = Fabric(accelerator=accelerator, devices=1, precision=choose_precision(config, accelerator))  # type: ignore[arg-type]
-        learner = make_learner(config, data, fabric)
+        learner = make_learner(config, data, fabric, read_sources(config, data)[0])
         examples = load_examples(data, "train", fabric.device, config.resident_mb)
         learner.model.train()
         generator = torch.Generator(fabric.device).manual_seed(config.seed)

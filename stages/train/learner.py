@@ -15,6 +15,7 @@ import stages.tasks
 from stages.graph import Preprocess
 from stages.spec import TrainConfig
 from stages.train.average import Average
+from stages.train.teacher import Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Learner:
     """float32 (num_labels,) factors of the loss; None: all 1."""
     average: Average | None = None
     """The moving average of the weights, where there is one."""
+    teacher: Teacher | None = None
+    """Whom it learns from beside the labels, where there is one."""
 
     @property
     def task(self) -> stages.tasks.Task:

@@ -15,7 +15,7 @@ class Running:
     """Sums over the epoch. Steps wait in `pending` so that a GPU is not stopped for every one of them."""
 
     metric: str
-    """Name of the task's leading metric."""
+    """Name of the task's leading metric; empty: it is not known while training."""
     items: float = 0
     loss: float = 0.0
     hits: float = 0.0
@@ -56,8 +56,9 @@ class Running:
         return self.seconds + time.perf_counter() - self.began
 
     def means(self) -> dict[str, float]:
-        """Loss and leading metric per item so far, and images per second; empty before the first good step."""
+        """Loss and, where known, metric per item so far, and images per second; empty before the first good step."""
         if not self.items:
             return {}
         rate = self.items / self.elapsed()
-        return {"loss": self.loss / self.items, self.metric: self.hits / self.items, "images_per_s": rate}
+        known = {self.metric: self.hits / self.items} if self.metric else {}
+        return {"loss": self.loss / self.items, **known, "images_per_s": rate}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from safetensors.torch import save
 from torch import Tensor
 
+from edge_demo.errors import InputError
 from stages.generalization import judge
 from stages.graph import Preprocess
 from stages.models import build, macs, network, parameters
+from stages.other_run import OtherRun
 from stages.spec import DataResult, Gate, OnStep, Step, TrainConfig, TrainResult, ignore
 from stages.tasks import TASKS
 from stages.train.average import average_of
@@ -41,8 +44,11 @@ from stages.train.examples import Examples, balanced_weights, check_config, load
 from stages.train.learner import Learner
 from stages.train.memory import largest_batch
 from stages.train.optim import make_optimizer
+from stages.train.sources import load_teacher, read_sources, start
 from stages.train.tracking import Log, tracked
 from stages.train.val_picture import draw_val
+from stages.train.warm_start import INIT_FROM, told
+from stages.trained import CHANNELS
 
 # Fabric announces its precision on stderr; a stage prints nothing, and its result says it.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -70,7 +76,7 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         on_step: Called after each epoch, and inside of one about ten times a second.
 
     Raises:
-        InputError: settings that do not fit data or hardware.
+        InputError: settings that do not fit data, hardware, or the runs they name.
         Error: the loss became NaN or infinite, or the checkpoint is damaged.
     """
     check_config(config, data)
@@ -78,7 +84,9 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     precision = choose_precision(config, accelerator)
     if config.compile:
         check_compiler(accelerator)
-    notes = _choices(config, accelerator, precision)
+    others, said = read_sources(config, data, out_dir)
+    sources = {key: other.sha256 for key, other in others.items()}
+    notes = (*_choices(config, accelerator, precision), *said)
     for note in notes:
         on_step(Step("train", note=note))
     with torch_settings(config):
@@ -87,8 +95,11 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         streamed = streaming_notes(train=train, val=val)
         for note in streamed:
             on_step(Step("train", note=note))
-        learner = make_learner(config, data, fabric)
-        identity = _identity(config, data, accelerator, precision)
+        learner = make_learner(config, data, fabric, others)
+        started = (told(learner.core, others[INIT_FROM]),) if INIT_FROM in others else ()
+        for note in started:
+            on_step(Step("train", note=note))
+        identity = _identity(config, data, accelerator, precision, sources)
         progress, kept, resumed = _start(out_dir, identity, learner, on_step)
         agree("the step to go on from", progress.step)
         learner = _with_batch_size(learner, train, progress, on_step)
@@ -107,7 +118,7 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     result = TrainResult(
         folder=out_dir,
         task=config.task,
-        model=config.model,
+        model=learner.config.model,
         labels=data.labels,
         in_channels=in_channels,
         size_wh=data.size_wh,
@@ -126,10 +137,13 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         accumulate=-(-learner.config.batch_size * config.accumulate // progress.pass_size),
         recoveries=progress.recoveries,
         resumed_from_step=resumed,
-        notes=(*notes, *streamed, *progress.notes),
+        sources=sources,
+        notes=(*notes, *streamed, *started, *progress.notes),
         gates=_gates(config, metric, val_metric, len(val)),
         val_png=drawn,
-        generalization=judge(config, metric, train_metric, len(seen), val_metric, len(val)),
+        generalization=judge(
+            config, metric, train_metric, len(seen), val_metric, len(val), partial(_is_allowed, data=data)
+        ),
     )
     if not is_first():
         return result
@@ -139,6 +153,17 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     write_png(out_dir / result.curves_png, progress.rows, metric, progress.kept_epoch)
     shutil.rmtree((out_dir / FILE).parent)
     return result
+
+
+def _is_allowed(config: TrainConfig, *, data: DataResult) -> bool:
+    """Whether such a training could start."""
+    try:
+        check_config(config, data)
+        with torch.random.fork_rng():
+            build(config.model, CHANNELS[data.colour], data.size_wh, len(data.labels))
+    except InputError:
+        return False
+    return True
 
 
 def _choices(config: TrainConfig, accelerator: str, precision: str) -> tuple[str, ...]:
@@ -173,18 +198,20 @@ def torch_settings(config: TrainConfig) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric) -> Learner:
-    """A freshly initialized network with its optimizer, on the device."""
+def make_learner(config: TrainConfig, data: DataResult, fabric: Fabric, others: Mapping[str, OtherRun]) -> Learner:
+    """A network with its optimizer, on the device: freshly initialized, or made from another run's."""
     pre = Preprocess(data.colour, data.mean, data.std).to(fabric.device)
-    core = build(config.model, pre.scale.shape[1], data.size_wh, len(data.labels))
+    core, model_config = start(config, data, others)
+    config = config.model_copy(update={"model": model_config})
     core = core.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     core = for_many(core, fabric.device)
     network: Any = torch.compile(core) if config.compile else core
     model, optimizer = fabric.setup(network, make_optimizer(core, config))
-    post = TASKS[config.task].post().to(fabric.device)
+    post = TASKS[config.task].post(data.size_wh).to(fabric.device)
     weights = balanced_weights(data, fabric.device) if config.class_weights == "balanced" else None
     average = average_of(core, config.ema)
-    return Learner(config, data.labels, fabric, core, model, optimizer, pre, post, weights, average)
+    teacher = load_teacher(config, others, fabric)
+    return Learner(config, data.labels, fabric, core, model, optimizer, pre, post, weights, average, teacher)
 
 
 def _with_batch_size(learner: Learner, train: Examples, progress: Progress, on_step: OnStep) -> Learner:
@@ -200,9 +227,12 @@ def _with_batch_size(learner: Learner, train: Examples, progress: Progress, on_s
     return replace(learner, config=config.model_copy(update={"batch_size": found}))
 
 
-def _identity(config: TrainConfig, data: DataResult, accelerator: str, precision: str) -> dict[str, Any]:
+def _identity(
+    config: TrainConfig, data: DataResult, accelerator: str, precision: str, sources: Mapping[str, str]
+) -> dict[str, Any]:
     """Everything the final weights depend on."""
     return {
+        "sources": dict(sources),
         "train": config.model_dump(mode="json", exclude={"track", "resident_mb"}),
         "data": data.model_dump(mode="json", include={"labels", "size_wh", "colour", "mean", "std", "digests"}),
         "torch": torch.__version__,
@@ -270,18 +300,21 @@ def _fit(
             progress.kept_epoch = epoch
             kept.update(plain(learner.shipped.state_dict()))
         seconds = time.perf_counter() - began
+        cpu_seconds = reduce_sums(time.process_time() - cpu_began)[0]
         progress.seconds += seconds
-        progress.cpu_seconds += reduce_sums(time.process_time() - cpu_began)[0]
+        progress.cpu_seconds += cpu_seconds
         progress.rows.append(
             {
                 "epoch": epoch,
                 "lr": row["lr"],
                 "train_loss": row["loss"],
-                f"train_{metric}": row[metric],
+                **({f"train_{metric}": row[metric]} if metric in row else {}),
                 "val_loss": measured.loss,
                 f"val_{metric}": measured.metric,
                 "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
                 "images_per_s": row["images_per_s"],
+                **{f"val_{name}": value for name, value in measured.others.items()},
             }
         )
         save_checkpoint(out_dir, identity, progress, learner, kept)

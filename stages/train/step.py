@@ -27,7 +27,8 @@ def train_step(
         pass_size: Most frames of one pass; 0: all.
 
     Returns:
-        Mean loss (without the L1 penalty) and the task's hits, as numbers on the device.
+        Mean loss (with the teacher's part, without the L1 penalty) and the task's hits (0 where it has none), as
+        numbers on the device.
 
     Raises:
         torch.OutOfMemoryError: nothing has been stepped then.
@@ -46,13 +47,15 @@ def train_step(
         with learner.fabric.no_backward_sync(learner.model, enabled=not last):
             raw = learner.model(learner.batch(some))
             loss = learner.task.loss(raw, truth, config, learner.class_weights)
+            if learner.teacher is not None:
+                loss = learner.teacher.mixed(loss, raw[0], some)
             if len(parts) > 1:
                 loss = loss * (len(some) / len(frames))
             penalized = loss + config.l1 * l1_norm(learner.core) if config.l1 and last else loss
             learner.fabric.backward(penalized)
         losses.append(loss.detach())
         with torch.no_grad():
-            hits.append(learner.task.hits(raw, truth))
+            hits.append(learner.task.hits(raw, truth) if learner.task.hits else torch.zeros_like(loss))
     loss, hit = (losses[0], hits[0]) if len(parts) == 1 else (torch.stack(losses).sum(), torch.stack(hits).sum())
     loss, hit = average(learner.core.parameters(), loss, hit)
     for group in learner.optimizer.param_groups:

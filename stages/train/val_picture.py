@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stages.reliability import BINS, reliability
 from stages.spec import DataResult
 from stages.train.checkpoint import write_atomic
-from stages.train.epoch import EVAL_BATCH, Learner
+from stages.train.epoch import Learner, eval_batch
 from stages.train.examples import Examples
 
 FILE = "val.png"
@@ -31,10 +31,11 @@ def draw_val(learner: Learner, data: DataResult, val: Examples, out_dir: Path) -
     """Answers val in evaluation mode and draws the picture; returns its name, empty where there is none to draw."""
     learner.core.eval()
     results: list[Any] = []
+    size = eval_batch(val)
     with torch.inference_mode():
-        for start in range(0, len(val), EVAL_BATCH):
-            results += learner.results(learner.core(learner.batch(val.batch(slice(start, start + EVAL_BATCH))[0])))
-    answers = learner.task.predictions(list(val.truth), results)
+        for start in range(0, len(val), size):
+            results += learner.results(learner.core(learner.batch(val.batch(slice(start, start + size))[0])))
+    answers = learner.task.predictions(val.truth, results)
     if not {"truth", "answer", "score"} <= set(answers):
         return ""
     write_val_png(out_dir / FILE, val.frames.cpu().numpy(), data.labels, answers)

@@ -63,6 +63,8 @@ class FakeCamera:
         camera = self
 
         class Handler(BaseHTTPRequestHandler):
+            disable_nagle_algorithm = True  # the end of a frame must not wait for an acknowledgement (40 ms)
+
             def do_GET(self) -> None:
                 camera.seen.append((self.path, self.headers.get("Authorization", "")))
                 (camera._snapshot if self.path.startswith("/snapshot") else camera._stream)(self)

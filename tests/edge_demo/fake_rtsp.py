@@ -56,6 +56,7 @@ class FakeRtsp:
     def __init__(self, picture: Callable[[], Any], fps: float = 30.0) -> None:
         self.picture, self.fps, self.mode = picture, fps, "run"
         self.asked: list[str] = []
+        self.frames_sent = 0
         self._port = 0
         self.start()
 
@@ -76,6 +77,8 @@ class FakeRtsp:
                 """Quiet: a viewer that leaves is ordinary."""
 
         class Handler(socketserver.StreamRequestHandler):
+            disable_nagle_algorithm = True  # the end of a frame must not wait for an acknowledgement (40 ms)
+
             def handle(self) -> None:
                 camera._serve(self)
 
@@ -136,6 +139,7 @@ class FakeRtsp:
                     for packet in packetise(jpeg, sequence, int((time.monotonic() - begun) * CLOCK_HZ)):
                         handler.wfile.write(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
                         sequence += 1
+                    self.frames_sent += 1
                 due = max(due + 1 / self.fps, time.monotonic())
                 time.sleep(max(0.0, due - time.monotonic()))
             handler.connection.close()

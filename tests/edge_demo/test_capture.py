@@ -320,7 +320,33 @@ class TestCamera:
         waits = [float(reason.split()[-2]) for state, reason in live.states if state == "BACKOFF"]
         planned = [0.05, 0.1, 0.2, 0.2, 0.2]
         for wait, plan in zip(waits, planned, strict=False):
-            assert plan * (1 - FAST.jitter) - 0.01 <= wait <= plan * (1 + FAST.jitter) + 0.01
+            assert plan * (1 - FAST.jitter) - 0.01 <= wait <= plan + 0.01
+
+    def test_an_attempt_that_hung_counts_as_waiting(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = [100.0]
+        monkeypatch.setattr("edge_demo.capture.time.monotonic", lambda: clock[0])
+        states: list[tuple[str, str]] = []
+        stop = threading.Event()
+
+        class Hanging:
+            name, kind, live, pace_s = "hanging", "stream", True, None
+            tries = 0
+
+            def open(self) -> str:
+                self.tries += 1
+                clock[0] += 5.0
+                if self.tries == 4:
+                    stop.set()
+                raise InputError("hanging: does not open")
+
+            def close(self) -> None:
+                """Nothing to let go."""
+
+        status = Status(lambda state, reason: states.append((state, reason)), FAST)
+        capture(Hanging(), Channel[Item](1, newest_wins=True), status, stop, paced=True, wait=True)
+        waits = [float(reason.split()[-2]) for state, reason in states if state == "BACKOFF"]
+        assert 0 < waits[0] <= FAST.backoff_s + 0.01
+        assert waits[1:] == [0.0, 0.0]
 
     def test_garbage_is_survived(self, camera: Any, camera_module: ModuleType) -> None:
         live = Live(camera.url)

@@ -336,7 +336,25 @@ class TestWindow:
 
 
 class TestRender:
-    OVERLAY = render.Overlay("7  99%", 30.0, 29.8, 12.4, "onnxruntime int8")
+    OVERLAY = render.Overlay(
+        answer="7  99%",
+        capture_fps=30.0,
+        fps=29.8,
+        shown_fps=None,
+        age_ms=12.4,
+        age_p95_ms=18.6,
+        stage_ms={"capture": 1.93, "infer": 0.3},
+        dropped=4,
+        state="LIVE",
+        engine="onnxruntime int8",
+    )
+
+    def test_the_strip_says_how_fast_how_old_how_many_lost_and_in_what_state(self) -> None:
+        assert render.lines(self.OVERLAY) == [
+            "LIVE  camera 30.0  model 29.8  shown - FPS  4 dropped",
+            "12 ms old (p50), 19 ms (p95)  onnxruntime int8",
+            "capture 1.9  infer 0.3 ms",
+        ]
 
     @pytest.mark.parametrize("width", [320, 640, 1280])
     def test_the_strip_fits_and_hides_nothing(self, width: int) -> None:
@@ -349,7 +367,7 @@ class TestRender:
         assert columns.max() < 0.99 * width  # no line runs out of the picture
         rows = np.nonzero(text.any(axis=1))[0]
         lines = np.split(rows, np.nonzero(np.diff(rows) > 1)[0] + 1)
-        assert len(lines) == 3
+        assert len(lines) == 4
         assert min(len(line) for line in lines) >= 8  # px: glyphs of a readable height
 
     def test_a_small_frame_is_enlarged_by_a_whole_number(self) -> None:

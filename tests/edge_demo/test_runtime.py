@@ -143,6 +143,49 @@ def test_onnxruntime_bind_learns_shapes_the_model_does_not_tell(tmp_path):
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_an_output_of_another_rank_than_its_file_says_is_bound_all_the_same(runtime_name, tmp_path, known):
+    """`known`: the runtime sees the contradiction when it loads the file, else only when it runs the model."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    given = [helper.make_tensor_value_info("x", kind, [1, 3, 5] if known else [1, 15])]
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["z"])]
+    feeds = {"x": np.random.default_rng(0).normal(size=(1, 3, 5) if known else (1, 15)).astype(np.float32)}
+    if not known:
+        given.append(helper.make_tensor_value_info("s", onnx.TensorProto.INT64, [3]))
+        nodes[0] = helper.make_node("Relu", ["shaped"], ["y"])
+        nodes.insert(0, helper.make_node("Reshape", ["x", "s"], ["shaped"]))
+        feeds["s"] = np.array([1, 3, 5])
+    told = [helper.make_tensor_value_info("y", kind, ["N", "length"]), helper.make_tensor_value_info("z", kind, None)]
+    graph = helper.make_graph(nodes, "g", given, told)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    bound = open_runtime(runtime_name, tmp_path / "m.onnx").bind(feeds)
+    for _ in range(3):
+        feeds["x"] *= -1
+        bound.run()
+        assert np.array_equal(bound.outputs["y"], np.maximum(feeds["x"], 0).reshape(1, 3, 5))
+        assert np.array_equal(bound.outputs["z"], -feeds["x"])
+
+
+def test_a_scalar_input_has_no_batch(runtime_name, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    given = [helper.make_tensor_value_info("x", kind, ["N", 4]), helper.make_tensor_value_info("rate", kind, [])]
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "rate"], ["y"])],
+        "g",
+        given,
+        [helper.make_tensor_value_info("y", kind, ["N", 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    x = np.arange(4, dtype=np.float32)[None]
+    bound = open_runtime(runtime_name, tmp_path / "m.onnx", batch=1).bind({"x": x, "rate": np.array(3, np.float32)})
+    bound.run()
+    assert np.array_equal(bound.outputs["y"], 3 * x)
+
+
 @pytest.mark.parametrize("content", [b"", b"this is no model", b"\x00" * 64])
 def test_no_model_is_one_line_naming_the_file(runtime_name, tmp_path, content, capfd):
     file = tmp_path / "broken.onnx"

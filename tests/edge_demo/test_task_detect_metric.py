@@ -194,3 +194,28 @@ def test_five_thousand_images_take_at_most_twice_the_time_of_faster_coco_eval() 
             assert value == pytest.approx(ours(), abs=1e-6)
     print({call.__name__: times for call, times in seconds.items()})  # noqa: T201 - read with pytest -s
     assert min(seconds[ours]) <= 2 * min(seconds[theirs])
+
+
+def test_images_that_count_several_times_are_as_images_that_are_there_several_times() -> None:
+    """The bootstrap's way of counting, against the plain way on a list of repeated images."""
+    rng = np.random.default_rng(4)
+    found, truths = [], []
+    for _ in range(30):
+        corners = rng.uniform(0, 60, (rng.integers(0, 6), 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(10, 30, corners.shape)], axis=1)
+        truths.append({"boxes": boxes, "classes": rng.integers(0, 3, len(boxes))})
+        guesses = np.concatenate([boxes + rng.normal(0, 2, boxes.shape), boxes[:2] + 40])
+        found.append((guesses, rng.random(len(guesses)), rng.integers(0, 3, len(guesses))))
+    flat = detect_metric.flat_truths(truths)
+    matches = detect_metric.match(found, flat)
+    for _ in range(5):
+        times = np.bincount(rng.integers(0, 30, 30), minlength=30)
+        picked = np.repeat(np.arange(30), times)
+        expected = detect_metric.curves([found[i] for i in picked], [truths[i] for i in picked])
+        got = detect_metric.curves_of(matches, flat, times)
+        assert got.counts.tolist() == expected.counts.tolist()
+        np.testing.assert_allclose(got.precision, expected.precision, atol=1e-12)
+    low, high = detect_metric.map_interval(found, truths)
+    value = detect_metric.mean_ap(detect_metric.curves(found, truths))["map50_95"]
+    assert low < value < high
+    assert (high - value) == pytest.approx(value - low)

@@ -66,6 +66,28 @@ def test_the_confusion_is_summed_over_the_set() -> None:
     assert segment.score(found, truth)["miou"] == pytest.approx((4 / 5 + 3 / 4) / 2)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_interval_is_that_of_the_mean_iou_itself(seed: int) -> None:
+    """Against a bootstrap by the definition: frames drawn with replacement, scored by `score`."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 3, (30, 6, 6)).astype(np.uint8)
+    truth[rng.random(truth.shape) < 0.1] = 255
+    truth[3:][truth[3:] == 2] = 255  # a class of few frames
+    found = results(*np.where(rng.random(truth.shape) < rng.uniform(0.4, 1, (30, 1, 1)), truth % 3, 1))
+    means = []
+    for _ in range(400):
+        drawn = rng.integers(0, 30, 30)
+        means.append(segment.score([found[i] for i in drawn], [truth[i] for i in drawn])["miou"])
+    low, high = segment.interval(found, list(truth))
+    spread = np.std(means)
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))), abs=spread)
+    assert low < segment.score(found, list(truth))["miou"] < high
+
+
+def test_nothing_but_void_is_nothing_wrong() -> None:
+    assert segment.interval(results([[0, 1]]), [np.full((1, 2), 255, np.uint8)]) == (1.0, 1.0)
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 12), width=st.integers(1, 12))
 def test_runs_there_and_back(seed: int, height: int, width: int) -> None:

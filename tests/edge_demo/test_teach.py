@@ -110,9 +110,26 @@ def test_it_is_kept_in_a_file_and_forgotten_there(tmp_path: Path) -> None:
     assert again.labels == [*LABELS, "Hündin"]
     assert np.array_equal(again.rescore(SURE, AXES[5]), known.rescore(SURE, AXES[5]))
     again.forget("Hündin")
-    assert (again.labels, again.active) == (list(LABELS), False)
-    assert not teacher(file).active
+    assert not again.active
+    assert (teacher(file).labels, teacher(file).active) == (list(LABELS), False)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_frame_from_before_a_class_was_forgotten_still_means_it() -> None:
+    known = teacher()
+    for label, axis in (("dog", 5), ("elk", 6)):
+        for example in around(axis, 3):
+            known.learn(label, example)
+    before = known.rescore(SURE, AXES[6])
+    known.forget("dog")
+    assert known.labels[int(before.argmax())] == "elk"
+    after = known.rescore(SURE, AXES[6])
+    assert known.labels[int(after.argmax())] == "elk"
+    assert after[known.labels.index("dog")] == 0
+    assert after.sum() == pytest.approx(1.0, abs=1e-5)
+    known.learn("dog", around(7, 1)[0])  # it gets its old place back
+    assert known.labels == [*LABELS, "dog", "elk"]
+    assert known.labels[int(known.rescore(SURE, AXES[6]).argmax())] == "elk"
 
 
 class TestRefused:
@@ -174,6 +191,23 @@ class TestControls:
         assert "taught dog (1)" in said[-1]
         controls.apply(b'{"forget": "dog"}')
         assert said[-1] == "forgot dog; nothing taught"
+
+    def test_one_frame_is_one_example(self) -> None:
+        from types import SimpleNamespace
+
+        said: list[str] = []
+        seen = [SimpleNamespace(embedding=around(5, 1)[0])]
+        controls = Controls({}, (), lambda params: params)
+        controls.teaching = Teaching(teacher(), lambda: seen[-1], said.append)
+        controls.apply(b'{"teach": "dog"}')
+        with pytest.raises(InputError, match="taken already; wait for the next one"):
+            controls.apply(b'{"teach": "dog"}')
+        seen.append(SimpleNamespace(embedding=around(5, 1, seed=9)[0]))
+        controls.apply(b'{"teach": "dog"}')
+        assert controls.teaching.now().examples == {"dog": 2}
+        controls.apply(b'{"forget": "dog"}')
+        controls.apply(b'{"teach": "dog"}')  # a slip of the name is put right with the frame that is there
+        assert controls.teaching.now().examples == {"dog": 1}
 
     def test_what_cannot_be_is_refused(self) -> None:
         with pytest.raises(InputError, match="no frame has been processed yet"):

@@ -215,17 +215,20 @@ def test_the_demo_gets_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_bench_gets_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[Any] = []
 
-    def fake(targets: list[Path], config: Any, *, json_file: Path | None, on_step: Any, demands: Any) -> Any:
-        got.append((targets, config, json_file, demands))
+    def fake(
+        targets: list[Path], config: Any, *, json_file: Path | None, on_step: Any, demands: Any, images: Any
+    ) -> Any:
+        got.append((targets, config, json_file, demands, images))
         raise InputError("enough")
 
     monkeypatch.setattr("stages.bench.bench_target", fake)
     words = "--runtime openvino --precision int8 --precision bf16 --threads 1,2 --preset thorough --json out.json"
-    words += " --scenario camera --scenario e2e --fps 25 --shape 1x2x3 --against old --fail-if p50>+5% --target-fps 9"
+    words += " --scenario camera --scenario e2e --fps 25 --shape 1x2x3 --against old --fail-if p50>+5%"
+    words += " --target-fps 9 --images p"
     monkeypatch.setattr("pipeline.bundles.bundle_of", lambda path: path)
     call(["bench", str(tmp_path), *words.split()])
-    targets, config, json_file, demands = got[0]
-    assert (targets, json_file) == ([tmp_path], Path("out.json"))
+    targets, config, json_file, demands, images = got[0]
+    assert (targets, json_file, images) == ([tmp_path], Path("out.json"), Path("p"))
     assert (config.scenarios, config.fps, config.shapes) == (("camera", "e2e"), 25.0, ("1x2x3",))
     assert (demands.against, demands.fail_if, demands.limits.target_fps) == (Path("old"), ("p50>+5%",), 9.0)
     assert (config.runtimes, config.precisions, config.threads) == (("openvino",), ("int8", "bf16"), (1, 2))

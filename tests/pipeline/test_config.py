@@ -117,6 +117,9 @@ def test_an_unknown_preset_lists_those_there_are(tmp_path: Path) -> None:
         (["data.name=mnist", "data.test_set=own", "data.test_fraction=0.3"], "data.test_fraction: has no effect"),
         (["train.momentum=0.5", "train.optimizer=adam"], "train.momentum: has no effect"),
         (["train.model.name=convnet", "train.model.width=64"], "train.model.width: has no effect"),
+        (["train.teacher_weight=0.5"], "train.teacher_weight: has no effect without train.teacher"),
+        (["train.teacher_temperature=2.0"], "train.teacher_temperature: has no effect without train.teacher"),
+        (["train.prune_share=0.75", "train.teacher=runs/x"], "train.prune_share: has no effect without train.prune"),
     ],
 )
 def test_a_knob_without_effect_is_an_error(sets: list[str], key: str) -> None:

@@ -38,10 +38,12 @@ def test_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cards["perceptron"]["dials"] == ["dropout"]
 
 
-@pytest.mark.parametrize("words", [["--preset", "mnist"], ["x.toml"], ["--run", "x"], ["--set", "train.epochs=1"]])
+@pytest.mark.parametrize(
+    "words", [["--preset", "mnist"], ["x.toml"], ["--run", "x"], ["--set", "train.epochs=1"], ["--devices", "2"]]
+)
 def test_it_takes_no_config(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["train", "--list-models", *words]) == 2
-    assert capsys.readouterr().err.startswith("error: --list-models: takes no config, preset, run or --set")
+    assert capsys.readouterr().err.startswith("error: --list-models: takes no config, preset, run, --set or --devices")
 
 
 def test_without_torch_it_names_the_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,11 +30,13 @@ from stages.spec import (
     BenchResult,
     BenchRow,
     BundleResult,
+    Candidate,
     DataResult,
     EvaluateResult,
     EvaluateRow,
     ExportResult,
     Gate,
+    LayerRow,
     ModelConfig,
     ParityRow,
     QuantizeResult,
@@ -416,6 +418,42 @@ def test_missed_gate_turns_the_verdict(run: Run) -> None:
     assert "**missed**" in markdown
     assert facts["verdict"]["headline"] == "Not ready to ship"
     assert [gate["name"] for gate in facts["gates"]] == ["train.min_accuracy", "evaluate.min_accuracy"]
+
+
+def test_the_int8_part_shows_every_candidate_the_sensitivity_and_the_choice(run: Run) -> None:
+    both = ("onnxruntime", "openvino")
+    row = Candidate(
+        name="every operator, minmax",
+        metric=dict.fromkeys(both, 0.966),
+        ci95=dict.fromkeys(both, (0.946, 0.979)),
+        paired=dict.fromkeys(both, (7, 2)),
+        p_value=dict.fromkeys(both, 0.18),
+        agreement=dict.fromkeys(both, 0.982),
+        sqnr_db=34.3,
+        fused=dict.fromkeys(both, "6 of 6 convolutions INT8"),
+        size_bytes=100_000,
+        speed=dict.fromkeys(both, (1.9, 1.8, 2.0)),
+        rounds=15,
+        verdict="chosen",
+        reason="holds its accuracy",
+    )
+    other = Candidate(name="fine-tuned (QAT)", verdict="not needed", reason="a simpler recipe holds")
+    layers = (LayerRow(node="node_linear", operator="Gemm", sqnr_db=37.9),)
+    reason = "every operator, minmax: the simplest that holds"
+    changed = {"candidates": (row, other), "sensitivity": layers, "reason": reason, "drop": 0.005, "max_drop": 0.003}
+    words = Page(run.but(quantize={**changed, "passed": True}).report()[0]).words
+    for text in ("E" + reason[1:], row.name, "7 / 2, 0.18", "98.2 %", "34.3", "1.90x [1.80, 2.00]", "node_linear"):
+        assert text in words, text
+    assert "not needed : a simpler recipe holds" in words
+    assert "Beyond the limit by no more than chance." in words
+    within = Page(run.but(quantize={**changed, "drop": 0.002}).report()[0]).words
+    assert "Within the limit." in within
+
+
+def test_a_pruned_network_s_channels_are_on_the_page(run: Run) -> None:
+    model = run.train.model.model_copy(update={"channels": (16, 12, 32)})
+    assert "channels 16 12 32" in Page(run.but(train={"model": model}).report()[0]).words
+    assert "channels" not in Page(run.report()[0]).words.split("model resnet")[1][:60]
 
 
 def test_only_a_run_that_asked_for_an_accuracy_can_be_called_ready(run: Run) -> None:

@@ -22,7 +22,16 @@ def answer(request: dict, fault: str, cost_us: float, slices: int, scenario: str
         return {"executed": {"Conv:float": 2, "Relu:float": 1}}
     if request["do"] == "load":
         facts = dict.fromkeys(("import_ms", "load_ms", "first_ms", "cpu_ms"), 1.0)
-        return {**facts, "rss_base": 1, "rss_ready": 2, "effective": {}, "inputs": {}, "notes": ["made up"]}
+        return {
+            **facts,
+            "run_delay_ms": 0.0,
+            "energy_source": "rapl" if fault == "hot" else None,
+            "rss_base": 1,
+            "rss_ready": 2,
+            "effective": {},
+            "inputs": {},
+            "notes": ["made up"],
+        }
     if request["do"] == "warm":
         swept = {"jobs": 4, "jobs_sweep": {"2": 1.0, "4": 2.0}} if scenario == "throughput" else {}
         return {"s": 0.1, "converged": True, **swept}

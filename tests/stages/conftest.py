@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,23 @@ def small_quantize(
 ) -> QuantizeResult:
     config = QuantizeConfig(images=100, max_drop=0.02, target=elsewhere())
     return quantize.run(config, small_data, small_train, small_export, out_dir=small_folder("quantize"))
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[[Path, DataResult, TrainResult], Path]:
+    """What makes a run folder of a training."""
+
+    def write(folder: Path, data: DataResult, result: TrainResult) -> Path:
+        """A run folder as `pipeline train` leaves it, with the training in it."""
+        shutil.copytree(result.folder, folder / "train")
+        shutil.copytree(data.folder, folder / "data")
+        sha256 = hashlib.sha256((folder / "train" / result.weights).read_bytes()).hexdigest()
+        found = {"data": (data, {}), "train": (result, {result.weights: sha256})}
+        stages = [
+            {"name": name, "status": "ran", "outputs": outputs, "result": value.model_dump(mode="json")}
+            for name, (value, outputs) in found.items()
+        ]
+        (folder / "run.json").write_text(json.dumps({"schema": "pipeline.run/1", "stages": stages}), encoding="utf-8")
+        return folder
+
+    return write

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.augment import Draws, augment
+from stages.augment import PER_PICTURE, Draws, augment
 from stages.augment.geometry import compose, draw_crop, draw_field, draw_geometry, shift_and_flip, warp
 from stages.spec import AugmentConfig
 
-OFF = dict.fromkeys(("shift", "rotate_deg", "scale", "shear", "crop", "elastic", "flip"), 0.0)
+OFF = dict.fromkeys(PER_PICTURE, 0.0)
 
 
 def draws(n: int, seed: int = 0) -> Draws:
@@ -63,6 +63,8 @@ def remapped(batch: torch.Tensor, matrix: torch.Tensor, field: torch.Tensor | No
             "crop": st.floats(0, 0.8),
             "elastic": st.floats(0, 0.1),
             "flip": st.sampled_from((0.0, 0.5, 1.0)),
+            "flip_vertical": st.sampled_from((0.0, 0.5, 1.0)),
+            "quarter_turns": st.sampled_from((0.0, 0.5, 1.0)),
         }
     ),
 )
@@ -123,7 +125,7 @@ def test_elastic_field_has_the_asked_deviation_everywhere_and_the_gaussians_corr
 @given(seed=st.integers(0, 2**31), shift=st.floats(0, 0.5), flip=st.sampled_from((0.0, 1.0)))
 def test_whole_pixel_shift_is_a_slice_of_the_padded_picture(seed: int, shift: float, flip: float) -> None:
     frames = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (4, 11, 8, 3), np.uint8))
-    got = shift_and_flip(frames, draws(4, seed), OFF | {"shift": shift, "flip": flip}).numpy()
+    got = shift_and_flip(frames, draws(4, seed), OFF | {"shift": shift, "flip": flip})[0].numpy()
     most_y, most_x = int(np.float32(shift) * np.float32(11)), int(np.float32(shift) * np.float32(8))
     for before, after in zip(frames.numpy(), got, strict=True):
         padded = np.pad(before, ((most_y, most_y), (most_x, most_x), (0, 0)), mode="edge")

@@ -89,3 +89,13 @@ def test_a_fast_row_with_other_outputs_is_out(measured: Measured, cosine: float 
     wrong = Difference(baseline="ort-fp32", n=4, agreement=None, max_abs=None, cosine=cosine)
     broken = made["ov-bf16"].model_copy(update={"difference": wrong})
     assert recommend({"ort-fp32": made["ort-fp32"], "ov-bf16": broken}, records, 1, host, "").variant == "ort-fp32"
+
+
+def test_speeds_that_were_not_compared_decide_nothing(measured: Measured) -> None:
+    records, made, host = measured
+    unpaired = {name: row.model_copy(update={"ratio": None}) for name, row in made.items()}
+    chosen = recommend(unpaired, records, 1, host, "")
+    assert chosen.variant == "ort-fp32"
+    assert "speeds were not compared" in chosen.reason
+    assert "nothing measured here is faster" not in chosen.reason
+    assert "keep FP32" not in chosen.reason

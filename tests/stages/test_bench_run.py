@@ -339,6 +339,24 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_worker_imports_nothing_a_device_does_not_need(runtime: str, tmp_path: Path) -> None:
+    onnx.save(brightest(), tmp_path / "f.onnx")
+    script = f"""
+import sys
+from stages.bench.worker import census, load
+request = dict.fromkeys(("jobs", "frames", "pictures", "task", "params", "contract"))
+request |= {{"runtime": {runtime!r}, "model": {str(tmp_path / "f.onnx")!r}, "precision": "f32", "threads": 1,
+            "spinning": False, "scenario": "single", "fps": 30.0, "shapes": [], "seed": 0}}
+census(request)
+load(request)
+heavy = {{"torch", "onnx", "nncf", "cv2", "pydantic", "rich", "subprocess"}} & set(sys.modules)
+sys.exit(f"imported: {{heavy}}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 def test_throughput_and_end_to_end_run_on_real_runtimes(bundle: Path) -> None:
     """Two launches: the second one has the number of jobs the first one found."""
@@ -360,3 +378,26 @@ def test_throughput_and_end_to_end_run_on_real_runtimes(bundle: Path) -> None:
     assert sum(whole.stage_us.values()) == pytest.approx(
         sum(entry.wall_s / entry.n for entry in whole.rounds) / len(whole.rounds) * 1e6, rel=0.5
     )
+
+
+def test_accuracy_alone_times_nothing_and_claims_no_speed(bundle: Path) -> None:
+    """The host's state is that of starting up: cold starts and accuracy have no rounds to tell it by."""
+    config = BenchConfig(scenarios=("accuracy",), runtimes=("onnxruntime",))
+    document = stage.bench_target(bundle, config, plan=SHORT)
+    assert [row.id for row in document.variants] == ["ort-fp32-t1-accuracy", "ort-int8-t1-accuracy"]
+    for row in document.variants:
+        assert row.accuracy
+        assert row.accuracy.value == pytest.approx((N_EVAL - N_WRONG) / N_EVAL)
+        assert row.difference
+        assert row.difference.agreement == 1.0
+        assert (row.rounds, row.ratio, row.fps, row.latency_us) == ((), None, None, None)
+    assert (document.aa.median, document.aa.ci95) == (None, None)
+    assert document.interference is not None
+    assert "speeds were not compared" in document.recommended.reason
+    assert not any("does not say how long" in warning for warning in document.warnings)
+
+
+def test_a_shape_or_pictures_for_a_bundle_are_refused(bundle: Path) -> None:
+    for given in ({"config": BenchConfig(shapes=("1x16x16x3",))}, {"config": BenchConfig(), "images": bundle}):
+        with pytest.raises(InputError, match="has no effect on a bundle"):
+            stage.bench_target(bundle, plan=SHORT, **given)  # type: ignore[arg-type]

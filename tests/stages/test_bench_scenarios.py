@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import sys
 import time
 from dataclasses import replace
@@ -16,14 +17,16 @@ from onnx import TensorProto, helper
 
 from edge_demo.errors import InputError
 from edge_demo.runtime import Bound
-from stages.bench import charts, pages, proc, stage, stats
+from stages.bench import charts, pages, power, proc, rows, stage, stats, throughput
 from stages.bench.document import BenchDocument
 from stages.bench.inputs import Samples
 from stages.bench.method import Lab, Plan, Record, enough_memory, plan_for
 from stages.bench.model_file import ModelFile
+from stages.bench.power import Power
+from stages.bench.recommend import Limits
 from stages.bench.subject import paced
 from stages.bench.system import raspberry_pi, throttled_words
-from stages.bench.throughput import _call
+from stages.bench.throughput import _call, _fill
 from stages.bench.variants import Variant
 from stages.spec import BenchConfig, Scenario
 
@@ -81,6 +84,8 @@ def test_every_scenario_has_rows_a_baseline_and_its_own_a_a_arm(
 def test_a_plain_model_has_no_e2e(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="neither how to resize a picture nor what its outputs mean"):
         run(tmp_path, monkeypatch, "e2e")
+    with pytest.raises(InputError, match=r"accuracy left out for ok-30\.onnx: a plain model says neither"):
+        run(tmp_path, monkeypatch, "accuracy")
     document = run(tmp_path, monkeypatch, "single", "e2e")
     assert {row.scenario for row in document.variants} == {"single"}
     assert any(warning.startswith("e2e: ") for warning in document.warnings)
@@ -115,6 +120,7 @@ def test_plans_fit_their_scenario() -> None:
     sustain = plan_for("sustain", PLAN, 0.5)
     assert sustain.rounds * sustain.slice_s == pytest.approx(30)
     assert plan_for("single", PLAN, 1.0) == PLAN
+    assert (plan_for("accuracy", PLAN, 1.0).launches, plan_for("accuracy", PLAN, 1.0).rounds) == (1, 0)
 
 
 def test_where_memory_is_short_one_worker_lives_at_a_time(tmp_path: Path) -> None:
@@ -172,6 +178,66 @@ def test_callers_count_every_run_and_pass_on_a_failure() -> None:
         _call([bounds[0], Bound({}, {}, broken)], 0.01, 1)
 
 
+def test_a_caller_that_ends_last_costs_no_throughput() -> None:
+    """One call of 60 ms in a window of 30 ms: the quick caller's rate is that of its own 30 ms."""
+
+    def sleeping(seconds: float) -> Bound:
+        return Bound({}, {}, functools.partial(time.sleep, seconds))
+
+    before = time.perf_counter_ns()
+    timed = _call([sleeping(0.005), sleeping(0.06)], 0.03, 1)
+    assert timed.wall_ns < 0.8 * (time.perf_counter_ns() - before)
+
+
+@pytest.mark.parametrize("jobs", [1, 3, 4])
+def test_every_request_of_the_queue_runs_equally_often(jobs: int) -> None:
+    class Queue:
+        started = waited = 0
+
+        def start_async(self) -> None:
+            self.started += 1
+
+        def wait_all(self) -> None:
+            self.waited = self.started
+
+    queue = Queue()
+    timed = _fill(queue, [{}] * jobs, 1e-4, 5)
+    assert timed.n == queue.started == queue.waited
+    assert timed.n >= 5
+    assert timed.n % jobs == 0
+
+
+@pytest.mark.parametrize("slice_ms", [100, 107, 113])
+def test_a_short_slice_of_a_slow_model_has_the_rate_of_a_long_one(
+    slice_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two streams of 13 ms, by a clock of our own: a stream that idles at the end would cost up to 6 percent."""
+    now, latency, free_at = [0], 13_000_000, [0, 0]
+    monkeypatch.setattr(throughput.time, "perf_counter_ns", lambda: now[0])
+
+    class Queue:
+        def start_async(self) -> None:
+            first = min(range(2), key=free_at.__getitem__)
+            now[0] = max(now[0], free_at[first])
+            free_at[first] = now[0] + latency
+
+        def wait_all(self) -> None:
+            now[0] = max(free_at)
+
+    timed = _fill(Queue(), [{}] * 2, slice_ms / 1e3, 1)
+    assert timed.n / timed.wall_ns == pytest.approx(2 / latency)
+
+
+def test_without_rounds_the_host_is_judged_by_the_starts(tmp_path: Path) -> None:
+    some = ModelFile(Path("m.onnx"), "m.onnx", "0", 1, "fp32")
+    record = Record(Variant("a", "onnxruntime", "fp32", "f32", 1, some, "cold"), tmp_path / "laps")
+    record.loads = [{"cpu_ms": 70.0, "run_delay_ms": 30.0}, {"cpu_ms": 80.0, "run_delay_ms": 20.0}]
+    host = rows.judge_host([record], None, 0)
+    assert (host.interference, host.status) == (0.25, "contended")
+    record.loads = [{"cpu_ms": 70.0, "run_delay_ms": None}]
+    assert rows.judge_host([record], None, 0).interference is None
+
+
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +286,7 @@ def _write(root: Path, files: dict[str, str]) -> None:
 
 
 def test_sensors_are_read_where_they_are_and_null_elsewhere(tmp_path: Path) -> None:
-    assert (proc.temp_c(tmp_path), proc.throttle_count(tmp_path), proc.energy_j(tmp_path)) == (None, None, None)
+    assert (proc.temp_c(tmp_path), proc.throttle_count(tmp_path), power.power(tmp_path)) == (None, None, None)
     throttle = "sys/devices/system/cpu/cpu{}/thermal_throttle/core_throttle_count"
     rapl = "sys/class/powercap/intel-rapl:{}/"
     _write(
@@ -237,10 +303,56 @@ def test_sensors_are_read_where_they_are_and_null_elsewhere(tmp_path: Path) -> N
     )
     assert proc.temp_c(tmp_path) == 61.0
     assert proc.throttle_count(tmp_path) == 7
-    assert proc.energy_j(tmp_path) == (5.0, 262143.32885)
-    assert proc.energy_between((5.0, 100.0), (7.5, 100.0)) == 2.5
-    assert proc.energy_between((99.0, 100.0), (1.5, 100.0)) == 2.5
-    assert proc.energy_between(None, (1.5, 100.0)) is None
+    assert power.power(tmp_path) == Power("rapl", joules=5.0, wrap=262143.32885)
+    at = functools.partial(Power, "rapl", wrap=100.0)
+    assert power.energy_between(at(joules=5.0), at(joules=7.5), 1.0) == 2.5
+    assert power.energy_between(at(joules=99.0), at(joules=1.5), 1.0) == 2.5
+    assert power.energy_between(None, at(joules=1.5), 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "watts"),
+    [
+        ({"hwmon0/name": "ina219", "hwmon0/power1_input": "4500000"}, 4.5),
+        ({"hwmon0/name": "coretemp", "hwmon1/name": "ina226", "hwmon1/power1_input": "2000000"}, 2.0),
+        # A Jetson: three rails of one chip; VDD_IN feeds the other two.
+        (
+            {
+                "hwmon2/name": "ina3221",
+                **{f"hwmon2/in{n}_label": name for n, name in enumerate(("VDD_CPU", "VDD_IN", "VDD_SOC"), 1)},
+                **{f"hwmon2/in{n}_input": "5000" for n in (1, 2, 3)},
+                **{f"hwmon2/curr{n}_input": str(300 * n) for n in (1, 2, 3)},
+            },
+            3.0,
+        ),
+        ({"hwmon0/name": "ina3221", "hwmon0/in1_label": "A", "hwmon0/in1_input": "5", "hwmon0/curr1_input": "5"}, None),
+        # Two chips: which of them is the board's supply is not known.
+        (
+            {f"hwmon{n}/{name}": text for n in (0, 1) for name, text in (("name", "ina219"), ("power1_input", "9"))},
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_watts_of_an_ina_chip(files: dict[str, str], watts: float | None, tmp_path: Path) -> None:
+    _write(tmp_path, {f"sys/class/hwmon/{name}": f"{value}\n" for name, value in files.items()})
+    got = power.power(tmp_path)
+    assert got == (None if watts is None else Power("ina", watts=watts))
+    if got and watts:
+        assert power.energy_between(got, replace(got, watts=1.0), 2.0) == watts + 1.0
+
+
+def test_watts_of_a_raspberry_pi_5_are_those_of_its_rails() -> None:
+    told = """ 3V7_WL_SW_A current(0)=0.10000000A
+  VDD_CORE_A current(7)=2.00000000A
+ 3V7_WL_SW_V volt(8)=3.70000000V
+  VDD_CORE_V volt(15)=0.75000000V
+     EXT5V_V volt(24)=5.10000000V
+"""
+    got = power.pmic_power(told)
+    assert got
+    assert got.source == "pmic"
+    assert got.watts == pytest.approx(0.37 + 1.5)
+    assert power.pmic_power("error=1") is None
 
 
 def test_a_raspberry_pi_s_throttling_bits_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +390,43 @@ def _check_pages(document: BenchDocument) -> None:
     text = pages.markdown(document)
     assert "| ort-fp32-t1 |" in text
     assert document.recommended.reason in text
+
+
+def test_a_variant_has_one_colour_in_every_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    colours = charts.palette(run(tmp_path, monkeypatch, "single", "throughput", "cold"))
+    for name, others in (("ort-fp32-t1", ("ort-fp32-t1-cold",)), ("ov-fp32-t1", ("ov-fp32-t1-cold",))):
+        assert {colours[other] for other in others} == {colours[name]}
+    assert len(set(colours.values())) == 2
+
+
+def test_a_distribution_starts_at_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = charts.ecdf(run(tmp_path, monkeypatch, "single"))
+    bottom = 320 - charts.BOTTOM
+    for points in re.findall(r'polyline points="([^"]+)"', drawing):
+        assert float(points.split()[0].split(",")[1]) == bottom
+
+
+def test_the_pages_say_how_answers_differ_and_how_to_repeat_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages.bench.document import Accuracy, Paired
+
+    document = run(tmp_path, monkeypatch, "single")
+    accuracy = Accuracy(metric="accuracy", value=0.95, n=100, of=100, ci95=(0.9, 0.98), metrics={}, vs_fp32=-0.02,
+                        paired=Paired(better=1, worse=3, p=0.625))  # fmt: skip
+    first, second = document.variants
+    assert second.difference
+    second = second.model_copy(
+        update={
+            "precision": "int8",
+            "accuracy": accuracy,
+            "difference": second.difference.model_copy(update={"agreement": 0.93}),
+        }
+    )
+    page = pages.html(document.model_copy(update={"variants": (first, second)}))
+    assert "accuracy -2.00 points against FP32 (1 items better, 3 worse, p = 0.62)" in page
+    assert "same answer as ort-fp32-t1 on 93 % of 4" in page
+    demands = stage.Demands(limits=Limits(target_fps=30.0, max_rss_mb=200.0), fail_if=("p50>+5%",))
+    words = ("--target-fps", "30", "--max-rss", "200", "--fail-if", "p50>+5%")
+    assert stage._command([], BenchConfig(), demands)[-6:] == words
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.93, 0.966), (0.0, 6123.0), (1e-4, 3e-4), (2.0, 2.0)])

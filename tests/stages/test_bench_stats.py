@@ -63,6 +63,25 @@ def test_the_interval_covers_the_truth_when_rounds_scatter() -> None:
     assert covered >= 186  # 93 %
 
 
+def test_the_interval_covers_the_truth_when_launches_differ_by_a_third_of_what_rounds_do() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for run in range(200):
+        _, low, high = stats.median_estimate(_rounds(rng, 1.3, 0.01, 0.03), seed=run)
+        covered += low <= 1.3 <= high
+    assert covered >= 174  # 87 %; 92 % over many more runs
+
+
+def test_the_ratio_of_two_unpaired_medians_covers_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for run in range(200):
+        first, last = (mean * np.exp(rng.normal(0.0, 0.05, 60)) for mean in (1.2, 1.0))
+        _, low, high = stats.two_medians(first, last, seed=run)
+        covered += low <= 1.2 <= high
+    assert 184 <= covered <= 199
+
+
 def test_launches_that_differ_widen_the_interval() -> None:
     rng = np.random.default_rng(0)
     values = _rounds(rng, 1.0, 0.05, 0.01)

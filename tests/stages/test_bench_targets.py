@@ -6,18 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_demo.errors import InputError
+from edge_demo.image import write_png
 from edge_demo.runtime import TensorSpec
 from stages.bench import stage
 from stages.bench.document import BenchDocument
-from stages.bench.inputs import asked_shapes
+from stages.bench.inputs import asked_shapes, picture_samples, shrink
 from stages.bench.method import Plan
 from stages.bench.model_file import read_model_file
+from stages.bench.pictures import SIDE, keep_pictures
 from stages.bench.target import open_targets
 from stages.spec import BenchConfig
 
@@ -192,6 +195,94 @@ def test_weights_outside_the_file_are_counted_and_have_to_be_there(tmp_path: Pat
     (tmp_path / "out.data").unlink()
     with pytest.raises(InputError, match=r"weights are in out\.data, which is not beside it"):
         read_model_file(tmp_path / "out.onnx")
+
+
+def fixed_inside(file: Path) -> Path:
+    """Height and width are open in the file, but only 16 x 16 works."""
+    size = numpy_helper.from_array(np.array([1, 768], np.int64), "size")
+    return save(file, [helper.make_node("Reshape", ["x", "size"], ["y"])], {"x": (1, 3, "h", "w")}, (1, 768), (size,))
+
+
+def test_a_guessed_shape_that_fails_says_what_to_type(tmp_path: Path) -> None:
+    file = fixed_inside(tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"measured at 1x3x224x224: .*choose them: --shape x=") as caught:
+        measured(file, runtimes=("onnxruntime",))
+    assert "\n" not in str(caught.value)
+    document = measured(file, runtimes=("onnxruntime",), shapes=("1x3x16x16",))
+    assert [row.reason for row in document.variants] == [""]
+
+
+# --- --images --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """20 pictures in two folders; the first is red, the others blue."""
+    for number in range(20):
+        frame = np.zeros((64, 96, 3), np.uint8)
+        frame[..., 2 if number == 0 else 0] = 255
+        file = tmp_path / f"pictures/{number % 2}/{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(write_png(frame))
+    return tmp_path / "pictures"
+
+
+def test_pictures_are_rgb_and_spread_over_the_folder(pictures: Path, tmp_path: Path) -> None:
+    kept = np.load(keep_pictures(pictures, tmp_path / "kept.npy"))
+    assert (kept.dtype, kept.shape) == (np.uint8, (10, SIDE, SIDE, 3))
+    assert kept[0, 0, 0].tolist() == [255, 0, 0]
+    assert kept[1, 0, 0].tolist() == [0, 0, 255]
+    assert len(np.load(keep_pictures(pictures / "0/00.png", tmp_path / "one.npy"))) == 1
+
+
+def test_shrinking_is_opencv_s_area_mean_where_the_sides_divide() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    want = cv2.resize(picture.astype(np.float32), (64, 128), interpolation=cv2.INTER_AREA)
+    assert np.abs(shrink(picture, 128, 64) - want).max() < 1e-3
+    # Where they do not, every pixel counts once.
+    assert shrink(picture, 224, 300).shape == (224, 300, 3)
+    assert shrink(np.full((512, 512, 3), 7, np.uint8), 224, 600).tolist() == np.full((224, 600, 3), 7.0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "channel", "top"),
+    [((2, 3, 8, 8), "float32", 1, 1.0), ((1, 8, 8, 3), "uint8", 3, 255), ((1, 1, 8, 8), "float16", 1, 1 / 3)],
+)
+def test_a_picture_input_is_filled_whatever_its_layout(
+    shape: tuple[int, ...], dtype: str, channel: int, top: float, pictures: Path, tmp_path: Path
+) -> None:
+    specs = [TensorSpec("x", np.dtype(dtype), shape), TensorSpec("n", np.dtype("int64"), (1,))]
+    samples = picture_samples(specs, keep_pictures(pictures, tmp_path / "kept.npy"), 0)
+    feeds = samples.at(0)
+    assert (feeds["x"].shape, feeds["x"].dtype, feeds["x"].flags.c_contiguous) == (shape, np.dtype(dtype), True)
+    assert feeds["n"].shape == (1,)
+    assert np.take(feeds["x"], 0, axis=channel).ravel() == pytest.approx(top, rel=1e-3)
+    assert np.take(feeds["x"], range(1, shape[channel]), axis=channel).max(initial=0) == 0
+    assert "run on 10 pictures" in samples.notes[0]
+
+
+def test_a_plain_model_runs_on_pictures(pictures: Path, tmp_path: Path) -> None:
+    document = stage.bench_target(
+        old_opset(tmp_path / "m.onnx"),
+        BenchConfig(precisions=("fp32",), runtimes=("onnxruntime",)),
+        plan=ONE,
+        images=pictures,
+    )
+    row = document.variants[0]
+    assert row.difference
+    assert (row.reason, row.accuracy, row.difference.n) == ("", None, 10)
+    assert any("the scaling its maker used is not known" in warning for warning in document.warnings)
+    assert document.command[-2:] == ("--images", "pictures")
+
+
+def test_pictures_that_are_none_are_wrong_input(tmp_path: Path) -> None:
+    model = two_inputs(tmp_path / "m.onnx")
+    for images, why in ((tmp_path / "no", "no such file"), (tmp_path, "no pictures"), (model, "not a picture")):
+        with pytest.raises(InputError, match=why):
+            stage.bench_target(model, BenchConfig(precisions=("fp32",)), plan=ONE, images=images)
+    (tmp_path / "p.png").write_bytes(write_png(np.zeros((8, 8, 3), np.uint8)))
+    with pytest.raises(InputError, match="no input of the model looks like a picture"):
+        stage.bench_target(model, BenchConfig(precisions=("fp32",)), plan=ONE, images=tmp_path / "p.png")
 
 
 # --- --shape ---------------------------------------------------------------------------------------------------------

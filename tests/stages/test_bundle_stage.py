@@ -300,7 +300,7 @@ def test_a_frame_on_the_border_between_two_answers_is_not_chosen(tmp_path):
     reference = raw_of([border, clear, clearer])
     other = raw_of([[0.40, 0.41, 0.1, 0.09], clear, clearer])
     got = {"fp32": {"onnxruntime": reference, "openvino": other}}
-    tolerances = {"fp32": measure(got["fp32"], "fp32")}
+    tolerances = {"fp32": measure(got["fp32"], "fp32", "classify")}
     assert choose(candidates, deployment(), got, tolerances) == [candidates[1]]
 
 
@@ -311,7 +311,7 @@ def test_a_frame_within_the_tolerance_of_another_answer_is_not_chosen(tmp_path):
         raw_of([[0.42, 0.39, 0.1, 0.09], [0, 0.8, 0.2, 0]]),
     )
     got = {"fp32": {"onnxruntime": close, "openvino": clear}}
-    tolerances = {"fp32": measure(got["fp32"], "fp32")}
+    tolerances = {"fp32": measure(got["fp32"], "fp32", "classify")}
     assert next(row.atol for row in tolerances["fp32"] if row.runtime == "openvino") == pytest.approx(0.1, rel=0.1)
     assert choose(candidates, deployment(), got, tolerances) == [candidates[1]]
 

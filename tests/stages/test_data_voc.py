@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from edge_demo.errors import InputError
 from edge_demo.image import fit, place
 from edge_demo.manifest import Resize
+from pipeline.cli import app
+from pipeline.config import load_config
 from stages.arrays import load_boxes, load_flat_boxes, load_frames, load_masks, load_original_wh, load_truth
 from stages.data import fingerprint, run
 from stages.data.annotated import CROWD, DIFFICULT, VOID, Problems, boxes_of
@@ -22,6 +26,7 @@ from stages.data.boxes import cleaned, on_network
 from stages.data.check import check
 from stages.data.masks import fit_mask
 from stages.data.show import show
+from stages.models import build
 from stages.spec import DataConfig
 
 REAL = Path(os.environ.get("PIPELINE_DATA", "/nowhere"))
@@ -219,7 +224,7 @@ def test_palette_masks_keep_their_class_ids_and_borders_are_void(masked: Path, t
     ("shape", "value", "what"),
     [
         ((40, 61), 1, "mask of another size than its picture (left out)"),
-        ((40, 60), 7, "mask with ids that are no class (made void)"),
+        ((20, 60), VOID, "mask of another size than its picture (left out)"),
         ((40, 60, 3), 1, "mask of colours instead of class ids (palette or 8 bit gray) (left out)"),
         (None, 0, "picture without a mask (left out)"),
     ],
@@ -232,6 +237,48 @@ def test_troubles_of_masks(masked: Path, tmp_path: Path, shape: tuple[int, ...] 
         write_mask(masked / "SegmentationClass" / "bad.png", np.full(shape, value, np.uint8), mode="L")
     assert run(config(masked, task="segment"), out_dir=tmp_path).dropped == {what: 1}
     assert check(config(masked, task="segment")).left_out == {what: 1}
+    with pytest.raises(InputError, match=r"data\.strict: 1 x mask|data\.strict: 1 x picture without a mask"):
+        run(config(masked, task="segment", strict=True), out_dir=tmp_path)
+
+
+def test_masks_of_unknown_ids_of_void_alone_and_of_no_object(masked: Path, tmp_path: Path) -> None:
+    """None of them is left out: unknown ids count nowhere, void everywhere is said, no object is a negative."""
+    some = np.zeros((40, 60), np.uint8)
+    for seed, (stem, mask) in enumerate(
+        {"some": np.where(some < 1, [7] * 30 + [0] * 30, some), "void": some + VOID, "none": some}.items()
+    ):
+        with (masked / "ImageSets/Segmentation/train.txt").open("a") as file:
+            file.write(f"{stem}\n")
+        photo(masked / "JPEGImages" / f"{stem}.png", 50 + seed)
+        write_mask(masked / "SegmentationClass" / f"{stem}.png", mask.astype(np.uint8))
+    said = {"mask with ids that are no class (made void)": 1, "mask that is void everywhere (counts nowhere)": 1}
+    result = run(config(masked, task="segment"), out_dir=tmp_path)
+    assert result.dropped == said
+    assert result.counts["train"] == 5
+    found = load_masks(result, "train")
+    assert sorted({tuple(np.unique(mask).tolist()) for mask in found[2:]}) == [(0,), (0, VOID), (VOID,)]
+    report = check(config(masked, task="segment"))
+    assert report.left_out == said
+    assert any("3 pictures without an object, kept" in finding.sentence for finding in report.findings)
+
+
+def test_init_recognizes_masks_and_writes_a_training_for_them(masked: Path, tmp_path: Path) -> None:
+    """Pictures of 3 to 2, so the frame is; what it says is a training that starts."""
+    shutil.rmtree(masked / "Annotations")
+    out = tmp_path / "own.toml"
+    done = CliRunner().invoke(app, ["init", "--data", str(masked), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    loaded = load_config(out, None, ())
+    assert (loaded.data.task, loaded.train.task, loaded.train.model.name) == ("segment", "segment", "segmenter")
+    assert (loaded.data.size_wh, loaded.train.augment.colour) == ((192, 128), 0.1)
+    build(loaded.train.model, 3, loaded.data.size_wh, 3)
+
+
+def test_a_mask_file_that_is_no_picture(masked: Path, tmp_path: Path) -> None:
+    (masked / "SegmentationClass" / "a.png").write_text("no picture")
+    assert run(config(masked, task="segment"), out_dir=tmp_path).dropped == {
+        "mask file that cannot be read (left out)": 1
+    }
 
 
 @given(

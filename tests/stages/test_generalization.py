@@ -83,3 +83,15 @@ def test_advice_is_a_config_that_loads_and_changes_something(name: str, plain: b
             loaded = loaded[part]
         assert loaded == pytest.approx(float(value))
         assert loaded != was, advice
+
+
+def test_advice_that_is_not_allowed_is_not_given() -> None:
+    def no_smoothing(config: TrainConfig) -> bool:
+        return not config.label_smoothing
+
+    config = TrainConfig()
+    assert "train.label_smoothing=0.1" in judge(config, "accuracy", 0.99, 1000, 0.9, 1000).advice
+    found = judge(config, "accuracy", 0.99, 1000, 0.9, 1000, no_smoothing)
+    assert "train.label_smoothing=0.1" not in found.advice
+    assert len(found.advice) == 3
+    assert "label_smoothing" not in found.sentence

@@ -20,6 +20,8 @@ INT8_FRIENDLY = (
     *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d),
     *(nn.Linear, nn.Flatten, nn.Dropout),
 )
+CLASSIFIERS = [name for name, row in MODELS.items() if row.task == "classify"]
+SIDES = {name: 28 if name in CLASSIFIERS else 160 for name in MODELS}
 WITH_DIALS = ("mlp", "fast", "resnet", "mobile")
 
 
@@ -95,6 +97,23 @@ def test_resnet_starts_as_he_says() -> None:
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.02)
 
 
+def test_identity_start_hands_on_what_comes_in() -> None:
+    """As many channels as come in, unchanged; every other weight is that of the same seed without the dial."""
+
+    def convolutions(**dials: bool) -> list[nn.Conv2d]:
+        torch.manual_seed(0)
+        model = build(ModelConfig(name="fast", width=2, **dials), 3, (32, 32), 10)
+        return [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+    (stem, *others), (plain_stem, *plain) = convolutions(identity_start=True), convolutions()
+    assert torch.equal(stem.weight, plain_stem.weight)
+    assert {(m.in_channels, m.out_channels) for m in others} == {(4, 4), (4, 8), (8, 8)}
+    for conv, as_drawn in zip(others, plain, strict=True):
+        batch, n = torch.randn(2, conv.in_channels, 6, 5), conv.in_channels
+        torch.testing.assert_close(conv(batch)[:, :n], batch)
+        assert torch.equal(conv.weight[n:], as_drawn.weight[n:])
+
+
 def test_resnet_stem_is_space_to_depth_and_a_3x3_convolution() -> None:
     model = build(ModelConfig(), 3, (28, 28), 10)
     stem = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
@@ -107,7 +126,7 @@ def test_resnet_stem_is_space_to_depth_and_a_3x3_convolution() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    name=st.sampled_from(sorted(MODELS)),
+    name=st.sampled_from(sorted(CLASSIFIERS)),
     size_wh=st.tuples(st.integers(10, 70), st.integers(10, 70)),
     channels=st.sampled_from((1, 3)),
     labels=st.integers(2, 12),
@@ -128,13 +147,13 @@ def test_any_size_goes_through(name: str, size_wh: tuple[int, int], channels: in
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_module_runs_once_and_suits_int8(name: str) -> None:
-    model = build(ModelConfig(name=name), 1, (28, 28), 10).eval()
+    model = build(ModelConfig(name=name), 1, (SIDES[name], SIDES[name]), 10).eval()
     leaves = [m for m in model.modules() if not list(m.children()) and not isinstance(m, nn.Identity)]
     calls: Counter[int] = Counter()
     for leaf in leaves:
         assert isinstance(leaf, INT8_FRIENDLY)
         leaf.register_forward_hook(lambda module, *_: calls.update([id(module)]))
-    model(torch.zeros(1, 1, 28, 28))
+    model(torch.zeros(1, 1, SIDES[name], SIDES[name]))
     assert [calls[id(leaf)] for leaf in leaves] == [1] * len(leaves)
 
 
@@ -151,13 +170,14 @@ def test_dials(name: str) -> None:
 def test_same_seed_same_network(name: str) -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return torch.cat([p.flatten() for p in build(ModelConfig(name=name), 1, (28, 28), 10).parameters()])
+        model = build(ModelConfig(name=name), 1, (SIDES[name], SIDES[name]), 10)
+        return torch.cat([p.flatten() for p in model.parameters()])
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_gradients_reach_every_parameter(name: str) -> None:
     torch.manual_seed(0)
     model = build(ModelConfig(name=name, depth=2 if name in WITH_DIALS else 1), 3, (16, 13), 4).train()
@@ -173,7 +193,7 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     ("config", "size_wh", "message"),
     [
         (ModelConfig(name="resnest"), (28, 28), "unknown network 'resnest'; did you mean 'resnet'?"),
-        (ModelConfig(name="vit"), (28, 28), "known: perceptron, mlp, convnet, fast, resnet, mobile"),
+        (ModelConfig(name="vit"), (28, 28), "known: perceptron, mlp, convnet, fast, resnet, mobile, detector"),
         (ModelConfig(name="convnet", width=8), (28, 28), "train.model.width: has no effect on convnet"),
         (ModelConfig(name="convnet", depth=2), (28, 28), "train.model.depth: has no effect on convnet"),
         (ModelConfig(name="convnet"), (28, 9), "28x9 is too small for convnet"),
@@ -186,6 +206,11 @@ def test_gradients_reach_every_parameter(name: str) -> None:
         (ModelConfig(name="convnet", last_side=4), (28, 28), "train.model.last_side: has no effect on convnet"),
         (ModelConfig(name="resnet", pool_stem=True), (28, 28), "train.model.pool_stem: has no effect on resnet"),
         (ModelConfig(name="mlp", pool_stem=True), (28, 28), "train.model.pool_stem: has no effect on mlp"),
+        (
+            ModelConfig(name="resnet", identity_start=True),
+            (28, 28),
+            "train.model.identity_start: has no effect on resnet",
+        ),
         (ModelConfig(name="perceptron", activation="relu"), (28, 28), "train.model.activation: has no effect on"),
     ],
 )

@@ -169,7 +169,7 @@ def test_training_normalizes_what_was_pooled() -> None:
 
 def test_an_inverted_residual_computes_what_the_paper_says() -> None:
     torch.manual_seed(0)
-    block = InvertedResidual(2, 2, 6, 1, nn.ReLU6).eval()
+    block = InvertedResidual(2, 12, 2, 1, nn.ReLU6, expands=True, adds=True).eval()
     expand, depthwise, project = (m.weight for m in block.modules() if isinstance(m, nn.Conv2d))
     x = 3 * torch.randn(2, 2, 5, 4)
     scale = 1 / math.sqrt(1 + 1e-5)  # a fresh batch norm in evaluation mode
@@ -179,10 +179,18 @@ def test_an_inverted_residual_computes_what_the_paper_says() -> None:
 
 
 @pytest.mark.parametrize(("seen", "made", "stride"), [(2, 3, 1), (2, 2, 2), (2, 3, 2)])
-def test_an_inverted_residual_adds_only_equal_shapes(seen: int, made: int, stride: int) -> None:
-    block = InvertedResidual(seen, made, 6, stride, nn.ReLU6)
-    assert not block.adds
+def test_an_inverted_residual_rounds_its_sides_up(seen: int, made: int, stride: int) -> None:
+    block = InvertedResidual(seen, 6 * seen, made, stride, nn.ReLU6, expands=True, adds=False)
     assert block(torch.zeros(1, seen, 7, 5)).shape == (1, made, math.ceil(7 / stride), math.ceil(5 / stride))
+
+
+def test_an_inverted_residual_adds_only_equal_shapes() -> None:
+    """Every block of a stage but its first, also where the first changes neither the channels nor the side."""
+    model = build(ModelConfig(name="mobile", width=4, depth=2, last_side=2), 1, (28, 28), 10)
+    stages = [[block.adds for block in stage] for stage in model.body.stages]
+    assert stages == [[False, True, True]] * len(stages)
+    for stage in model.body.stages:
+        assert all(block.layers.project.conv.out_channels == block.layers[0].conv.in_channels for block in stage[1:])
 
 
 # --- receptive field -------------------------------------------------------------------------------------------------
@@ -338,7 +346,7 @@ def test_cards_list_the_dials_that_are_taken() -> None:
     assert dials("convnet") == ("activation", "dropout")
     assert dials("mlp") == ("depth", "width", "activation", "dropout")
     for name in ("fast", "resnet", "mobile"):
-        own = ("pool_stem",) if name == "fast" else ()
+        own = ("pool_stem", "identity_start") if name == "fast" else ()
         assert dials(name) == ("depth", "width", "activation", "dropout", "last_side", *own)
 
 

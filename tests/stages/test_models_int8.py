@@ -48,7 +48,7 @@ def exported(config: ModelConfig, folder: Path) -> tuple[nn.Module, np.ndarray, 
     with torch.no_grad():
         model.train()(batch)
     task = TASKS["classify"]
-    deployed = Deployed(Preprocess("gray", (0.1,), (0.3,)), model, task.post()).eval()
+    deployed = Deployed(Preprocess("gray", (0.1,), (0.3,)), model, task.post((28, 28))).eval()
     _, core, _ = export_parts(deployed, task.raw_outputs, task.outputs, SIZE, 20)
     onnx_graph.save(core, folder / "core.onnx")
     return model.eval(), batch.numpy(), folder / "core.onnx"

@@ -35,10 +35,10 @@ def test_a_step_runs_and_helps(preset: str) -> None:
 
 
 def test_the_cpu_network_is_worth_quantizing() -> None:
-    """About a million weights, so that in INT8 the file is theirs, not the graph's; 40 million multiplications."""
+    """Hundreds of thousands of weights, so that in INT8 the file is theirs, not the graph's."""
     model = build(load_config(preset="cifar10").train.model, 3, SIZE, 10)
-    stem, at_16 = 108 * 64, 9 * 64 * 64
-    at_8, at_4 = 9 * (64 * 128 + 128 * 128), 9 * (128 * 256 + 256 * 256)
-    assert macs(model, 3, SIZE) == 256 * (stem + at_16) + 64 * at_8 + 16 * at_4 + 2560
-    norms = 2 * (64 + 128 + 256 + 256) + 64 + 128  # two of them pooled, without a scale
-    assert parameters(model) == stem + at_16 + at_8 + at_4 + norms + 2570
+    stem, at_16 = 108 * 48, 9 * 48 * 48
+    at_8, at_4 = 9 * (48 * 96 + 96 * 96), 9 * (96 * 192 + 192 * 192)
+    assert macs(model, 3, SIZE) == 256 * (stem + at_16) + 64 * at_8 + 16 * at_4 + 1920
+    norms = 2 * (48 + 96 + 192 + 192) + 48 + 96  # two of them pooled, without a scale
+    assert parameters(model) == stem + at_16 + at_8 + at_4 + norms + 1930

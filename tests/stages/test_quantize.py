@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +128,13 @@ def test_both_runtimes_run_every_convolution_in_int8(
         assert found.startswith(f"{convolutions} of {convolutions} convolutions INT8"), runtime
     for runtime, found in fused(small_export.folder / "model.fp32.onnx").items():
         assert found.startswith(f"0 of {convolutions} convolutions INT8"), runtime
+
+
+def test_a_head_that_is_not_fused_is_named(small_source: Source, tmp_path: Path) -> None:
+    """Everything but the last layer in INT8: the sentence says which kind of layer is left."""
+    onnx_graph.save(quantized(small_source, Recipe("head-float")), tmp_path / "core.onnx")
+    for runtime, found in fused(tmp_path / "core.onnx").items():
+        assert re.fullmatch(r"(\d+) of \1 convolutions INT8, 0 of 1 matrix products INT8", found), runtime
 
 
 @pytest.mark.parametrize(("activation", "weight", "runtime"), [("QInt8", "QInt8", 0), ("QUInt8", "QUInt8", 1)])
@@ -282,7 +290,8 @@ def test_too_few_images_and_wrong_size_are_refused(small_data: DataResult, tmp_p
 
 
 def blind(config: QuantizeConfig, data: DataResult) -> Calibration:
-    return Calibration(np.zeros((32, 1, 16, 16), dtype=np.float32), {"n": 32})
+    grey = np.full((32, 16, 16, 3), round(255 * data.mean[0]), dtype=np.uint8)
+    return Calibration(grey, np.zeros((32, 1, 16, 16), dtype=np.float32), {"n": 32})
 
 
 def unable(*args: Any, **options: Any) -> Any:
@@ -311,6 +320,25 @@ def test_a_drop_beyond_the_limit_keeps_fp32_and_stops_the_run_if_required(
     assert not any(row.verdict == "chosen" for row in result.candidates[1:])
     tuned = next(row for row in result.candidates if row.name.endswith("fine-tuned"))
     assert (tuned.verdict, tuned.reason) == ("rejected", "fine-tuning: not today")
+
+
+def test_a_network_at_chance_keeps_fp32_and_says_so(
+    small_data: DataResult, small_train: TrainResult, small_export: ExportResult, tmp_path: Path
+) -> None:
+    """Val with labels that have nothing to do with the pictures: any answers fit as well; the search ends at once."""
+    for file in small_data.folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    truth = np.load(tmp_path / "val.truth.npy")
+    np.save(tmp_path / "val.truth.npy", np.random.default_rng(3).permutation(truth))
+    data = small_data.model_copy(update={"folder": tmp_path})
+    out_dir = tmp_path / "out"
+    out_dir.mkdir()
+    result = quantize.run(QuantizeConfig(images=64), data, small_train, small_export, out_dir=out_dir)
+    assert result.chosen == "FP32"
+    assert re.match(r"FP32 is at chance: \d+\.\d% of 200 items of val, and up to", result.reason)
+    assert [row.verdict for row in result.candidates] == ["chosen", "rejected"]
+    assert result.candidates[1].reason == result.reason
+    assert (out_dir / result.model).is_file()
 
 
 def test_an_export_that_is_no_model_is_refused(small_data: DataResult, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_static
 
 from edge_demo.errors import Error, InputError
 from edge_demo.image import write_png
 from edge_demo.runtime import TensorSpec
 from pipeline.cli import call
 from stages.quantize import foreign_compare
+from stages.quantize.calibration import Reader
 from stages.quantize.foreign import quantize_file
 from stages.quantize.foreign_compare import inaccurate, top_agreement, worst_sqnr_db
 from stages.quantize.foreign_graph import normalized, readable
@@ -235,6 +238,29 @@ def broken(tmp_path: Path, what: str) -> Path:
 def test_broken_models_are_refused(what: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         quantize_file(broken(tmp_path, what), examples(tmp_path), tmp_path / "out.onnx", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("activations", "message"),
+    [
+        (QuantType.QInt8, r"someones\.onnx: is quantized already: its activations are signed \(S8S8\)"),
+        (QuantType.QUInt8, r"someones\.onnx: is quantized already$"),
+    ],
+)
+def test_a_quantized_model_is_refused_and_signed_activations_are_named(
+    activations: QuantType, message: str, tmp_path: Path
+) -> None:
+    """S8S8 is what ONNX Runtime's `quantize_static` makes by default."""
+    rng = np.random.default_rng(0)
+    reader = Reader("x", rng.normal(size=(4, 3, SIDE, SIDE)).astype(np.float32))
+    quantize_static(
+        saved(tmp_path, network()), tmp_path / "int8.onnx", reader, activation_type=activations, per_channel=True
+    )
+    (tmp_path / "int8.onnx").rename(tmp_path / "someones.onnx")
+    with pytest.raises(InputError) as caught:
+        quantize_file(tmp_path / "someones.onnx", examples(tmp_path), tmp_path / "out.onnx", CONFIG)
+    assert re.match(message, caught.value.message)
+    assert caught.value.hint == "give the FP32 model that it was made from"
 
 
 def test_a_batch_size_the_graph_does_not_keep_to_is_told(tmp_path: Path) -> None:

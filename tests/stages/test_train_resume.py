@@ -102,7 +102,10 @@ def weights(folder: Path) -> bytes:
 def curves(folder: Path) -> list[dict[str, str]]:
     """The rows without what depends on speed."""
     with (folder / "curves.csv").open(encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds", "images_per_s")}
+            for row in csv.DictReader(file)
+        ]
 
 
 def stop_after(steps: int) -> Callable[..., Any]:

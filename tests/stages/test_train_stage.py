@@ -87,7 +87,8 @@ def test_what_it_leaves(watched: tuple[TrainResult, list[Step]]) -> None:
     assert result.generalization.gap == pytest.approx(result.train - result.val)
     rows = rows_of(result)
     assert list(rows[0]) == [
-        "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "images_per_s",
+        "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds",
+        "cpu_seconds", "images_per_s", "val_nll",
     ]  # fmt: skip
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
     assert result.epochs == 5
