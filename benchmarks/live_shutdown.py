@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,18 @@ PATIENCE_S = 60.0
 CAP_MB = 20  # a file is closed at a quarter of it
 
 
-def start(bundle: Path, url: str, folder: Path) -> subprocess.Popen[str]:
-    """The program as installed, recording."""
+@contextmanager
+def recording(bundle: Path, url: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The program as installed, recording; it never outlives this script."""
     command = [sys.executable, "-m", "pipeline", "demo", str(bundle), "--source", url, "--show", "none"]
     command += ["--runtime", "onnxruntime", "--threads", "1"]
     command += ["--web", "127.0.0.1:0", "--record", str(folder), "--record-cap-mb", str(CAP_MB)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    demo = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        yield demo
+    finally:
+        demo.kill()
+        demo.communicate(timeout=PATIENCE_S)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -60,15 +67,17 @@ def lines(video: Path) -> int:
 
 def terminated(bundle: Path, kind: str) -> dict[str, Any]:
     """SIGTERM in a dead read: seconds to the end, exit code, and whether every recorded frame can be read."""
-    with live.camera(kind) as camera, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        demo = start(bundle, camera.url, folder)
+    with (
+        live.camera(kind) as camera,
+        tempfile.TemporaryDirectory() as name,
+        recording(bundle, camera.url, folder := Path(name)) as demo,
+    ):
         until(lambda: any(path.stat().st_size > 200_000 for path in folder.glob("*.part.avi")))
         camera.ask("stall")
         time.sleep(0.5)  # the capture thread sits in the read now
         since_s = time.monotonic()
         demo.send_signal(signal.SIGTERM)
-        demo.communicate(timeout=PATIENCE_S)
+        demo.wait(timeout=PATIENCE_S)
         seconds = time.monotonic() - since_s
         videos = sorted(folder.glob("*.avi"))
         whole = not list(folder.glob("*.part.*")) and all(frames(video) == lines(video) > 0 for video in videos)
@@ -77,13 +86,15 @@ def terminated(bundle: Path, kind: str) -> dict[str, Any]:
 
 def killed(bundle: Path) -> dict[str, Any]:
     """SIGKILL with two closed files: whether they play whole, and how much of the open one does."""
-    with live.camera("http", fps=60) as camera, tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        demo = start(bundle, camera.url, folder)
+    with (
+        live.camera("http", fps=60) as camera,
+        tempfile.TemporaryDirectory() as name,
+        recording(bundle, camera.url, folder := Path(name)) as demo,
+    ):
         until(lambda: len([path for path in folder.glob("*.avi") if ".part" not in path.name]) >= 2)
         until(lambda: any(path.stat().st_size > 500_000 for path in folder.glob("*.part.avi")))
         demo.kill()
-        demo.communicate(timeout=PATIENCE_S)
+        demo.wait(timeout=PATIENCE_S)
         parts = sorted(folder.glob("*.part.avi"))
         closed = [video for video in sorted(folder.glob("*.avi")) if video not in parts]
         whole = all(frames(video) == lines(video) > 0 for video in closed)

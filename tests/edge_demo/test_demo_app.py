@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,7 +24,7 @@ from edge_demo.app import DemoOptions, DemoSummary, Parts, run_demo
 from edge_demo.capture import Timing
 from edge_demo.errors import Error, InputError
 from edge_demo.sources import Timeouts
-from edge_demo.window import why_no_window
+from edge_demo.window import PAINT_MS, Window, why_no_window
 
 EVENT: TypeAdapter[events.Event] = TypeAdapter(events.Event)
 FAST = Timing(stale_s=0.5, backoff_s=0.05, backoff_max_s=0.2)
@@ -333,6 +334,27 @@ class TestWindow:
         assert why_no_window() == "the display cannot be used"
         monkeypatch.setattr("edge_demo.window.PROBE", "pass")
         assert why_no_window() == ""
+
+    def test_the_toolkit_gets_its_time_right_after_a_frame_and_keys_are_kept(self) -> None:
+        waited: list[int] = []
+        codes = iter([-1, ord("t"), -1, ord("q")])
+
+        def wait_key(ms: int) -> int:
+            waited.append(ms)
+            return next(codes)
+
+        library = SimpleNamespace(
+            imshow=lambda title, frame: None,
+            waitKey=wait_key,
+            getWindowProperty=lambda title, which: 1.0,
+            WND_PROP_VISIBLE=4,
+        )
+        window = Window(library)
+        kept = [window.show(frame) for frame in (np.zeros((2, 2, 3), np.uint8), None, None)]
+        assert kept == [True, True, True]
+        assert waited == [1, PAINT_MS, 1]
+        assert (window.key(), window.key()) == ("t", "")
+        assert not window.show(None)
 
 
 class TestRender:
