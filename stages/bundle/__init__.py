@@ -131,7 +131,7 @@ def _provenance(data: DataResult, train: TrainResult, export: ExportResult, quan
                 mode="json",
                 include={
                     "model", "metric", "val", "train", "best_epoch", "epochs", "parameters", "macs", "precision",
-                    "accelerator",
+                    "accelerator", "sources",
                 },
             ),
             "weights_sha256": hashlib.sha256((train.folder / train.weights).read_bytes()).hexdigest(),

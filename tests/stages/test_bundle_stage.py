@@ -84,6 +84,7 @@ def stage_results(root, data, fp32, int8):
         cpu_seconds=1.0,
         precision="32-true",
         accelerator="cpu",
+        sources={"train.teacher": "7e" * 32},
     )
     parity = ParityRow(
         name="torch -> onnxruntime", n=4, max_abs=0.0, max_rel=0.0, agreement=1.0, tolerance=1e-4, passed=True
@@ -145,6 +146,7 @@ def test_the_stage_writes_a_bundle_that_verifies(inputs, tmp_path, make_tiny_mod
     assert result.size_bytes == sum(len(data) for data in contents(out).values())
     assert (manifest.name, manifest.labels, manifest.decode) == ("bugs", LABELS, {"roi": 0.5})
     assert manifest.recommended == "fp32"
+    assert manifest.provenance["train"]["sources"] == {"train.teacher": "7e" * 32}
     assert manifest.variant("int8").metrics == {"openvino.accuracy": 0.875, "openvino.nll": 0.25}
     batch = bundle.batch(bundle.frames(manifest.golden.frames))
     for precision, seed in (("fp32", 0), ("int8", 1)):

@@ -115,10 +115,25 @@ def test_quick_takes_the_first_recipe_that_holds(small_source: Source, batch: np
     assert found.chosen.row.name == PLAIN
     assert verdicts(found) == {
         PLAIN: "chosen",
+        f"{PLAIN}, bias corrected": "not needed",
         "sensitive nodes float": "not needed",
         "fine-tuned (QAT)": "not needed",
     }
     assert "2.00 times the speed of FP32 in onnxruntime" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("sqnr", "drop", "chosen"), [(32.0, 0.0, ", bias corrected"), (29.0, 0.0, ""), (32.0, 0.02, "")]
+)
+def test_bias_correction_of_the_recipe_that_holds_is_taken_if_it_has_less_noise_and_holds(
+    sqnr: float, drop: float, chosen: str, small_source: Source, batch: np.ndarray
+) -> None:
+    def measure(name: str) -> Candidate:
+        return row(name, drop=drop, sqnr=sqnr) if name.endswith("bias corrected") else row(name)
+
+    found = searched(small_source, batch, measure)
+    assert found.chosen is not None
+    assert found.chosen.row.name == PLAIN + chosen
 
 
 def test_a_slow_recipe_makes_way_for_a_faster_one(small_source: Source, batch: np.ndarray) -> None:
