@@ -107,6 +107,8 @@ class Session:
         """The window's, once there is one."""
         self._pressed: Callable[[str], None] | None = None
         self._spoken: dict[str, str] = {}
+        self._shown: Shown | None = None
+        self._stages_p50: dict[str, float | None] = dict.fromkeys(STAGES)
         self._latest: dict[int, Processed] = {}
         self._seq = 0
         self._start_s = time.monotonic()
@@ -413,7 +415,9 @@ class Session:
         plan = self.plan
         with self.figures.lock:
             fps = self.figures.rate.per_s(now_s)
-            p50 = {name: self.figures.recent_stages[name].percentile(50, now_s) for name in STAGES}
+            if shown is not self._shown:  # as often as the figures of what is shown: percentiles cost a frame's time
+                self._shown = shown
+                self._stages_p50 = {name: self.figures.recent_stages[name].percentile(50, now_s) for name in STAGES}
         overlay = Overlay(
             answer=self._answer(processed),
             capture_fps=self.feeds.fps(now_s),
@@ -421,7 +425,7 @@ class Session:
             shown_fps=shown.fps,
             age_ms=shown.age_p50_ms,
             age_p95_ms=shown.age_p95_ms,
-            stage_ms=p50,
+            stage_ms=self._stages_p50,
             dropped=self.frames.dropped,
             state=self.feeds.state or "CONNECTING",
             engine=f"{plan.runtime} {plan.precision}",

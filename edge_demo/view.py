@@ -67,6 +67,8 @@ class View:
         self._just = True
         self._ages = Recent()
         self._rate = Rate()
+        self._figures = Shown(None, None, None)
+        self._figures_s = 0.0
         self.ages = WholeRun()
         """Ages of all frames when they appeared, in ms."""
 
@@ -80,8 +82,7 @@ class View:
         again = troubled and now_s - self._painted_s >= REPAINT_S
         if self._last is None or not (newest or again):
             return self._screen.show(None)
-        p50, p95 = (self._ages.percentile(q, now_s) for q in (50, 95))
-        kept = self._screen.show(self._paint(self._last, Shown(self._rate.per_s(now_s), p50, p95), now_s))
+        kept = self._screen.show(self._paint(self._last, self._now(now_s), now_s))
         self._painted_s = time.monotonic()
         if newest:  # what a viewer sees is as old as this: drawing and showing included
             age_ms = (time.monotonic_ns() - newest.item.captured.t_mono_ns) / 1e6
@@ -89,3 +90,11 @@ class View:
             self._rate.tick(self._painted_s)
             self.ages.add(age_ms)
         return kept
+
+    def _now(self, now_s: float) -> Shown:
+        """The figures; a new object four times a second: nobody reads faster, and percentiles cost a frame's time."""
+        if now_s - self._figures_s >= REPAINT_S:
+            self._figures_s = now_s
+            p50, p95 = (self._ages.percentile(q, now_s) for q in (50, 95))
+            self._figures = Shown(self._rate.per_s(now_s), p50, p95)
+        return self._figures
