@@ -91,8 +91,14 @@ def accuracy(results: list[Any], fp32: list[Any] | None, sample: Sample, seed: i
 def difference(
     baseline: str, raws: Mapping[str, Raw], results: Mapping[str, list[Any]], name: str, sample: Sample | None
 ) -> Difference:
-    """Raw outputs (and answers, where they can be decoded) of one variant against the baseline's."""
-    max_abs, cosine = distance(raws[name], raws[baseline])
+    """Raw outputs (and answers, where they can be decoded) of one variant against the baseline's.
+
+    Of a known task without what no answer depends on, such as the order of candidates.
+    """
+    mine, base = raws[name], raws[baseline]
+    if sample is not None and (align := TASKS[sample.task].align) is not None:
+        mine, base = align(mine, base)
+    max_abs, cosine = distance(mine, base)
     agreement = None
     if sample is not None:
         same = TASKS[sample.task].same

@@ -14,7 +14,7 @@ from edge_demo.tasks import TASKS
 from edge_demo.tasks.detect import Boxes
 from edge_demo.tasks.segment import ClassMap
 from stages.bench import stage, stats
-from stages.bench.answers import accuracy
+from stages.bench.answers import accuracy, difference
 from stages.bench.method import Plan
 from stages.bench.target import Sample
 from stages.spec import BenchConfig
@@ -99,3 +99,28 @@ def test_a_bundle_of_any_task_is_measured_with_its_metric(task: str, tmp_path: P
     timed, untimed = document.variants
     assert set(timed.stage_us or {}) == {"decode", "resize", "infer", "result"}
     assert (untimed.rounds, untimed.ratio, untimed.fps, untimed.latency_us) == ((), None, None, None)
+
+
+def test_candidates_in_another_order_are_no_difference() -> None:
+    """Scores that are nearly equal change places between runtimes; a box that moved is a difference all the same."""
+    rng = np.random.default_rng(2)
+    xyxy = np.stack([boxes(rng, 5) + 60 * np.arange(5)[:, None] for _ in range(3)]).astype(np.float32)
+    base = {
+        "boxes": xyxy,
+        "scores": np.sort(rng.uniform(0.4, 1, (3, 5)))[:, ::-1].astype(np.float32),
+        "classes": rng.integers(0, 3, (3, 5)),
+    }
+    order = [0, 2, 1, 4, 3]
+    other = {name: values[:, order] for name, values in base.items()}
+    moved = {**other, "boxes": other["boxes"] + np.float32(2)}
+    task = TASKS["detect"]
+    params = task.check_params({}, ("a", "b", "c"))
+    raws = {"fp32": base, "int8": other, "off": moved}
+    results = {name: task.decode(raw, params) for name, raw in raws.items()}
+    sample = sample_of("detect", [])
+    same, off = (difference("fp32", raws, results, name, sample) for name in ("int8", "off"))
+    assert same.max_abs == 0
+    assert same.cosine == pytest.approx(1)
+    assert same.agreement == 1
+    assert off.max_abs == pytest.approx(2, abs=1e-4)
+    assert difference("fp32", raws, results, "int8", None).max_abs > 1

@@ -27,6 +27,7 @@ from stages.spec import (
     ExportConfig,
     ModelConfig,
     QuantizeConfig,
+    Step,
     TrainConfig,
     TrainResult,
 )
@@ -376,3 +377,22 @@ def test_a_class_without_training_boxes_has_no_weight(tmp_path: Path) -> None:
     data = data.model_copy(update={"class_counts": {**data.class_counts, "train": (9, 0)}})
     with pytest.raises(InputError, match=r"train\.class_weights: no training images of class light"):
         train.run(settings(class_weights="balanced"), data, out_dir=tmp_path)
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """Interrupted between two epochs, with mosaic and a moving average."""
+    for name in ("data", "whole", "parts"):
+        (tmp_path / name).mkdir()
+    data = write_boxes(tmp_path / "data", {"train": 32, "val": 8, "test": 8})
+    config = settings(epochs=2, ema=0.9)
+
+    def stop(step: Step) -> None:
+        if step.values.get("epoch") == 1 and "val_map50_95" in step.values:
+            raise KeyboardInterrupt
+
+    whole = train.run(config, data, out_dir=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train.run(config, data, out_dir=tmp_path / "parts", on_step=stop)
+    parts = train.run(config, data, out_dir=tmp_path / "parts")
+    assert parts.resumed_from_step == 2
+    assert (whole.folder / whole.weights).read_bytes() == (parts.folder / parts.weights).read_bytes()
