@@ -55,6 +55,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 SAVE_EVERY_S = 60.0  # within an epoch; it decides only when a checkpoint is written, never what the outcome is
 TRAIN_SAMPLE = 10_000  # training frames whose metric is measured at the end
+TRAIN_PIXELS = 1 << 24  # of those frames, so that large ones do not take as long as an epoch
 
 
 def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep = ignore) -> TrainResult:
@@ -109,7 +110,8 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         learner = replace(learner, average=None)  # what was kept is the average already
         learner.core.load_state_dict(kept)
         val_metric = evaluate(learner, val).metric
-        seen = train.sample(TRAIN_SAMPLE, config.seed)
+        height, width = train.frames.shape[1:3]
+        seen = train.sample(min(TRAIN_SAMPLE, max(1, TRAIN_PIXELS // (height * width))), config.seed)
         train_metric = evaluate(learner, seen).metric
         drawn = draw_val(learner, data, val, out_dir) if is_first() else ""
         in_channels = learner.pre.scale.shape[1]
