@@ -157,8 +157,8 @@ def align(got: Raw, want: Raw) -> tuple[dict[str, NDArray[Any]], dict[str, NDArr
 
     Equal or nearly equal scores change places between runtimes, and the last of K candidates come and go; no answer
     depends on either. Each candidate of `want`, the best first, gets the one of `got` of its class that overlaps it
-    most; what finds no partner is compared by its score alone, so an unimportant candidate matters little and an
-    important one much. Other shapes are left as they are.
+    most; what finds no partner is compared by its score alone, with the lowest of the other side, where it would have
+    been cut off: an unimportant candidate matters little and an important one much. Other shapes are left as they are.
     """
     if any(got[name].shape != want[name].shape for name in OUTPUTS):
         return dict(got), dict(want)
@@ -185,9 +185,10 @@ def _align_one(got: Raw, want: Raw) -> tuple[Raw, Raw]:
     matched = partner >= 0
     for name in OUTPUTS:
         ours[name][:count][matched] = got[name][partner[matched]]
-    ours["scores"][:count][~matched] = 0
+    ours["scores"][:count][~matched] = np.minimum(want["scores"][~matched], got["scores"].min())
     ours["scores"][count:], theirs["scores"][count:] = 0, 0
     ours["scores"][count : count + len(alone)] = got["scores"][alone]
+    theirs["scores"][count : count + len(alone)] = np.minimum(got["scores"][alone], want["scores"].min())
     return ours, theirs
 
 

@@ -278,3 +278,17 @@ def test_neighbouring_classes_have_colours_far_apart() -> None:
     apart = np.abs(colours[:, None] - colours).max(axis=2) + 1000 * np.eye(24)
     assert apart.min() >= 40
     assert min(np.abs(colours[i] - colours[i + 1]).max() for i in range(23)) >= 90
+
+
+def test_a_candidate_that_the_other_side_cut_off_is_no_difference() -> None:
+    """Of K = 3 candidates here the last is another one than there, with the same score."""
+    boxes = np.array([[[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]]], np.float32)
+    want = {"boxes": boxes, "scores": np.array([[0.02, 0.01, 0.01]], np.float32), "classes": np.zeros((1, 3), np.int64)}
+    got = {**want, "boxes": boxes.copy()}
+    got["boxes"][0, 2] = (60, 0, 69, 9)
+    ours, theirs = TASKS["detect"].align(got, want)
+    for name in want:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    surer = {**got, "scores": np.array([[0.02, 0.01, 0.5]], np.float32)}
+    ours, theirs = TASKS["detect"].align(surer, want)
+    assert float(np.abs(ours["scores"] - theirs["scores"]).max()) == pytest.approx(0.49)
