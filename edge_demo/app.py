@@ -34,6 +34,7 @@ from edge_demo.timecode import Latency, LatencyTest
 from edge_demo.view import Screen
 from edge_demo.window import open_window, why_no_window
 
+TURN_S = 0.0005
 FLUSH_S = 2.0  # how long the last lines may take to reach their reader
 
 
@@ -191,7 +192,7 @@ def run_demo(
         mqtt=options.mqtt,
         mqtt_password_file=options.mqtt_password_file,
     )
-    with stop_on_signals(stop):
+    with stop_on_signals(stop), quick_turns():
         summary = _demo(options, outputs, stop, parts)
     parts.say(summary.line())
     if options.latency_test and summary.latency is not None:
@@ -199,6 +200,20 @@ def run_demo(
     if accepted := expected.check(summary.stats):
         parts.say(accepted)
     return summary
+
+
+@contextmanager
+def quick_turns() -> Iterator[None]:
+    """Threads that compute in Python hand over after half a millisecond, for the time of the demo.
+
+    With Python's own 5 ms, a frame that is ready to be shown may wait for as long.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _demo(options: DemoOptions, outputs: Outputs, stop: threading.Event, parts: Parts) -> DemoSummary:

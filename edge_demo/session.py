@@ -107,7 +107,7 @@ class Session:
         """The window's, once there is one."""
         self._pressed: Callable[[str], None] | None = None
         self._spoken: dict[str, str] = {}
-        self._shown: Shown | None = None
+        self._shown = Shown(None, None, None)
         self._stages_p50: dict[str, float | None] = dict.fromkeys(STAGES)
         self._latest: dict[int, Processed] = {}
         self._seq = 0
@@ -190,7 +190,7 @@ class Session:
     def _watch(self, worker: threading.Thread, screen: Screen | None, start_s: float, notifier: Notifier) -> str:
         """The main thread's part: window, clocks and watchdog; returns why the run ended."""
         plan = self.plan
-        view = self.view = View(screen, self.shown, self._paint, self._pressed) if screen else None
+        view = self.view = View(screen, self.shown, self._paint, self._renewed, self._pressed) if screen else None
         told: set[int] = set()
         notifier.ready(f"{plan.model}, {plan.source_name}")  # a camera that is not there yet is no failed start
         while not self.stop.is_set():
@@ -237,6 +237,7 @@ class Session:
         self._latest[processed.item.source] = processed
         if self.plan.display == "synced":
             self.shown.put(processed)
+            time.sleep(0)  # the window's thread goes first: writing the event holds the interpreter for a millisecond
         self._tell(lambda seq, now: self._result(processed, seq), processed)
 
     def _result(self, processed: Processed, seq: int) -> ResultEvent:
@@ -410,14 +411,17 @@ class Session:
         plan, frame = self.plan, processed.item.captured.frame
         return plan.task.draw(frame, processed.prediction.result, plan.labels, plan.params) if overlay else frame
 
-    def _paint(self, processed: Processed, shown: Shown, now_s: float) -> Frame:
+    def _renewed(self, shown: Shown, now_s: float) -> None:
+        """Medians for the strip, as often as the figures of what is shown."""
+        with self.figures.lock:
+            p50 = {name: self.figures.recent_stages[name].percentile(50, now_s) for name in STAGES}
+        self._shown, self._stages_p50 = shown, p50
+
+    def _paint(self, processed: Processed, now_s: float) -> Frame:
         """The picture in the window, with the strip as it is now."""
-        plan = self.plan
+        plan, shown = self.plan, self._shown
         with self.figures.lock:
             fps = self.figures.rate.per_s(now_s)
-            if shown is not self._shown:  # as often as the figures of what is shown: percentiles cost a frame's time
-                self._shown = shown
-                self._stages_p50 = {name: self.figures.recent_stages[name].percentile(50, now_s) for name in STAGES}
         overlay = Overlay(
             answer=self._answer(processed),
             capture_fps=self.feeds.fps(now_s),

@@ -47,7 +47,9 @@ class View:
     Args:
         screen: Where to show.
         shown: Processed frames; the newest is taken.
-        paint: (processed frame, figures of the frames shown so far, monotonic s) -> the picture to show.
+        paint: (processed frame, monotonic s) -> the picture to show.
+        renewed: Told of the figures of the frames shown (and the monotonic s) four times a second, while no frame waits
+            to be shown: nobody reads faster, and percentiles would cost a frame's time.
         pressed: Told of every key that is not for the window itself.
     """
 
@@ -55,19 +57,20 @@ class View:
         self,
         screen: Screen,
         shown: Channel[Processed],
-        paint: Callable[[Processed, Shown, float], Frame],
+        paint: Callable[[Processed, float], Frame],
+        renewed: Callable[[Shown, float], None],
         pressed: Callable[[str], None] | None = None,
     ) -> None:
         self._screen = screen
         self._shown = shown
         self._paint = paint
+        self._renewed = renewed
         self._pressed = pressed
         self._last: Processed | None = None
         self._painted_s = 0.0
         self._just = True
         self._ages = Recent()
         self._rate = Rate()
-        self._figures = Shown(None, None, None)
         self._figures_s = 0.0
         self.ages = WholeRun()
         """Ages of all frames when they appeared, in ms."""
@@ -82,19 +85,20 @@ class View:
         again = troubled and now_s - self._painted_s >= REPAINT_S
         if self._last is None or not (newest or again):
             return self._screen.show(None)
-        kept = self._screen.show(self._paint(self._last, self._now(now_s), now_s))
+        kept = self._screen.show(self._paint(self._last, now_s))
         self._painted_s = time.monotonic()
         if newest:  # what a viewer sees is as old as this: drawing and showing included
             age_ms = (time.monotonic_ns() - newest.item.captured.t_mono_ns) / 1e6
             self._ages.add(age_ms, self._painted_s)
             self._rate.tick(self._painted_s)
             self.ages.add(age_ms)
+        self._renew(self._painted_s)
         return kept
 
-    def _now(self, now_s: float) -> Shown:
-        """The figures; a new object four times a second: nobody reads faster, and percentiles cost a frame's time."""
-        if now_s - self._figures_s >= REPAINT_S:
-            self._figures_s = now_s
-            p50, p95 = (self._ages.percentile(q, now_s) for q in (50, 95))
-            self._figures = Shown(self._rate.per_s(now_s), p50, p95)
-        return self._figures
+    def _renew(self, now_s: float) -> None:
+        """Tells the figures where they are due."""
+        if now_s - self._figures_s < REPAINT_S:
+            return
+        self._figures_s = now_s
+        p50, p95 = (self._ages.percentile(q, now_s) for q in (50, 95))
+        self._renewed(Shown(self._rate.per_s(now_s), p50, p95), now_s)
