@@ -164,14 +164,15 @@ def _hand_on(
         now_s = time.monotonic()
         item = Item(status.arrived(now_s), got, index)
         before, size_wh = size_wh, (got.frame.shape[1], got.frame.shape[0])
-        if watch:
+        if tap:
+            tap(item)
+        taken = frames.put(item)
+        if watch:  # after the frame has gone on, which so is a millisecond younger when it is shown
             status.note(watch.look(got.frame, now_s), got.behind_ms)
             if before not in (None, size_wh):
                 status.granted = f"{size_wh[0]}x{size_wh[1]}"
                 status.to("LIVE", f"the picture is now {status.granted}")
-        if tap:
-            tap(item)
-        return frames.put(item)
+        return taken
 
     return hand_on
 

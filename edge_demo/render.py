@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -97,14 +98,21 @@ def compose(annotated: Frame, overlay: Overlay) -> Frame:
     rows = [(overlay.answer, 1.6 * scale, WHITE), *((line, scale, GREY) for line in small)]
     if overlay.warning:
         rows.insert(0, (overlay.warning, 1.2 * scale, AMBER))
-    heights = [round(34 * size) for _, size, _ in rows]
-    strip = np.full((sum(heights) + heights[-1] // 2, width, 3), STRIP, dtype=np.uint8)
-    y = 0
-    for (text, size, colour), height in zip(rows, heights, strict=True):
-        y += height
-        fitting = _fitting(cv2, [text], size, width)
-        cv2.putText(strip, text, (round(8 * unit), y), cv2.FONT_HERSHEY_SIMPLEX, fitting, colour, 1, cv2.LINE_AA)
-    return np.vstack([picture, strip])
+    left = round(8 * unit)
+    return np.vstack([picture, *(_row(text, size, colour, width, left) for text, size, colour in rows)])
+
+
+@lru_cache(maxsize=32)
+def _row(text: str, size: float, colour: tuple[int, int, int], width: int, left: int) -> Frame:
+    """A line of the strip, to be read only: most are those of the frame before."""
+    cv2 = load_cv2()
+    height = round(36 * size)
+    row = np.full((height, width, 3), STRIP, dtype=np.uint8)
+    fitting = _fitting(cv2, [text], size, width)
+    baseline = height - round(9 * size)
+    cv2.putText(row, text, (left, baseline), cv2.FONT_HERSHEY_SIMPLEX, fitting, colour, 1, cv2.LINE_AA)
+    row.setflags(write=False)
+    return row
 
 
 def banner(frame: Frame, text: str) -> Frame:
