@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from edge_demo.boxes import iou
 from edge_demo.errors import Error
 from edge_demo.tasks import TASKS, detect_metric
 from edge_demo.tasks.detect import Boxes
-from pipeline.report_segment import jpeg_uri
+from pipeline.report_frames import FrameShown, jpeg_uri
 from stages.arrays import load_frames
 from stages.spec import DataResult
 
@@ -56,17 +55,6 @@ class Detection(BaseModel):
     matrix: tuple[tuple[int, ...], ...] | None
     """Shown against true boxes in one place: row = truth, column = answer, the last of each is nothing; null for more
     classes than can be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class BoxesShown:
-    """One test frame with its true boxes beside itself with the shown ones, as a data URI."""
-
-    uri: str
-    size_wh: tuple[int, int]
-    quality: float
-    labels: str
-    """How many of what, by the truth."""
 
 
 def is_told_by(arrays: Mapping[str, NDArray[Any]]) -> bool:
@@ -157,7 +145,7 @@ def _inside(xyxy: NDArray[Any], crowds: NDArray[Any]) -> NDArray[np.bool_]:
 
 def frames_shown(
     data: DataResult, arrays: Mapping[str, NDArray[Any]], samples: int
-) -> tuple[list[BoxesShown], list[BoxesShown]]:
+) -> tuple[list[FrameShown], list[FrameShown]]:
     """(the frames of lowest quality, others, evenly spread over better ones), together at most `samples`.
 
     Raises:
@@ -172,12 +160,12 @@ def frames_shown(
     wanted = min(samples - len(worst), len(rest))
     others = rest[np.linspace(0, len(rest) - 1, wanted).astype(int)] if wanted else rest[:0]
 
-    def shown(item: int) -> BoxesShown:
+    def shown(item: int) -> FrameShown:
         picture = beside(np.asarray(frames[item]), truths[item], results[item], data.labels)
         counts = np.bincount(np.asarray(truths[item]["classes"], np.int64), minlength=len(data.labels))
         seen = [f"{count} {label}" for label, count in zip(data.labels, counts, strict=True) if count]
         size_wh = (picture.shape[1], picture.shape[0])
-        return BoxesShown(jpeg_uri(picture), size_wh, float(quality[item]), ", ".join(seen) or "nothing")
+        return FrameShown(jpeg_uri(picture), size_wh, float(quality[item]), ", ".join(seen) or "nothing")
 
     return [shown(int(item)) for item in worst], [shown(int(item)) for item in others]
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from edge_demo.errors import Error, missing_extra
+from edge_demo.errors import Error
 from edge_demo.tasks.colours import colour_of
 from edge_demo.tasks.segment_metric import VOID, ious
+from pipeline.report_frames import FrameShown, jpeg_uri
 from stages.arrays import load_frames
 from stages.spec import DataResult
 
@@ -25,7 +23,6 @@ WORST_PAIRS = 20
 WORST_SHARE = 2 / 3  # of the frames shown; the others are drawn from the rest, so that both are seen
 COLOURED = 0.5  # of the colour over the picture
 BACKGROUND = 0  # the class that is not coloured
-JPEG_QUALITY = 85
 VOID_BGR = (255, 255, 255)
 
 
@@ -65,17 +62,6 @@ class Segmentation(BaseModel):
     """Row = truth, column = answer, shares of the row; null for more classes than can be read."""
     worst: tuple[PixelsConfused, ...]
     """The largest shares that are wrong, at most `WORST_PAIRS`."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrameShown:
-    """One test frame beside its truth and its answer, as a data URI; `quality` is its own mean IoU."""
-
-    uri: str
-    size_wh: tuple[int, int]
-    quality: float
-    labels: str
-    """What it shows, by the truth."""
 
 
 def is_told_by(arrays: Mapping[str, NDArray[Any]]) -> bool:
@@ -160,14 +146,3 @@ def legend(labels: Sequence[str]) -> list[tuple[str, str]]:
         for class_id, label in enumerate(labels)
         if class_id != BACKGROUND
     ]
-
-
-def jpeg_uri(bgr: NDArray[np.uint8]) -> str:
-    """A `data:` URI; JPEG, because photographs as PNG would make a page of many megabytes."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise missing_extra("the report", "Pillow", "train") from error
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(bgr[:, :, ::-1])).save(file, format="JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -64,6 +64,8 @@ class Task:
     """(N,) class that each item stands for in a stratified sample."""
     predictions: Callable[[Sequence[Any], Sequence[Any]], dict[str, NDArray[Any]]]
     """(truths, results) -> arrays that `predictions.npz` keeps of them, for the report."""
+    is_teachable: bool = False
+    """Whether the first raw output is logits along axis 1, one answer per frame: what `train.teacher` needs."""
 
 
 TASKS: dict[str, Task] = {
@@ -80,6 +82,7 @@ TASKS: dict[str, Task] = {
         plain_truth=int,
         strata=load_truth,
         predictions=classify.predictions,
+        is_teachable=True,
     ),
     "detect": Task(
         raw_outputs=("logits", "sides"),

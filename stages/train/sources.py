@@ -14,12 +14,10 @@ from stages.models import build
 from stages.models.prune import pruned
 from stages.other_run import OtherRun, check_same_problem, check_unseen, other_runs
 from stages.spec import DataResult, ModelConfig, TrainConfig
+from stages.tasks import TASKS
 from stages.train.teacher import Teacher
 from stages.train.warm_start import INIT_FROM, warm_start
 from stages.trained import CHANNELS, load_trained
-
-TEACHABLE = ("classify",)
-"""Tasks whose first raw output are logits along axis 1, one answer per picture."""
 
 
 def read_sources(
@@ -43,8 +41,9 @@ def read_sources(
         notes += check_unseen(run, data) if key == INIT_FROM else check_same_problem(run, config, data)
         scored = f"{run.train.metric} {run.train.val:.2%} on val, {run.train.macs:,} multiply-accumulates"
         notes.append(f"{key} is {run.folder}: {run.train.model.name}, {scored}")
-    if config.teacher and config.task not in TEACHABLE:
-        raise InputError(f"train.teacher: has no effect on {config.task}", f"it is for {', '.join(TEACHABLE)}")
+    if config.teacher and not TASKS[config.task].is_teachable:
+        fitting = ", ".join(name for name, task in TASKS.items() if task.is_teachable)
+        raise InputError(f"train.teacher: has no effect on {config.task}", f"it is for {fitting}")
     if config.prune and config.init_from:
         message = "train.prune, train.init_from: the network starts either from the one or from the other"
         raise InputError(message, "leave one of them out")
