@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edge_demo.boxes import iou
-from edge_demo.errors import Error
 from edge_demo.tasks import TASKS, detect_metric
 from edge_demo.tasks.detect import Boxes
-from pipeline.report_frames import FrameShown, jpeg_uri
-from stages.arrays import load_frames
+from pipeline.report_frames import FrameShown, jpeg_uri, test_frames
 from stages.spec import DataResult
 
 FROZEN = ConfigDict(extra="forbid", frozen=True)
@@ -151,9 +149,7 @@ def frames_shown(
     Raises:
         Error: predictions of another test split.
     """
-    frames, quality = load_frames(data, "test"), arrays["quality"]
-    if len(frames) != len(quality):
-        raise Error(f"{len(quality)} predictions for {len(frames)} test frames", "run evaluate again")
+    frames, quality = test_frames(data, arrays["quality"]), arrays["quality"]
     results, truths = results_of(arrays, len(frames))
     order = np.argsort(quality, kind="stable")
     worst, rest = order[: round(samples * WORST_SHARE)], order[round(samples * WORST_SHARE) :]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_demo.errors import missing_extra
+from edge_demo.errors import Error, missing_extra
+from stages.arrays import load_frames
+from stages.spec import DataResult
 
 JPEG_QUALITY = 85
 
@@ -23,6 +25,18 @@ class FrameShown:
     quality: float
     labels: str
     """What it shows, by the truth."""
+
+
+def test_frames(data: DataResult, quality: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Every test frame, uint8 (N, H, W, C).
+
+    Raises:
+        Error: `quality` (N,) is of another test split.
+    """
+    frames = load_frames(data, "test")
+    if len(frames) != len(quality):
+        raise Error(f"{len(quality)} predictions for {len(frames)} test frames", "run evaluate again")
+    return frames
 
 
 def jpeg_uri(bgr: NDArray[np.uint8]) -> str:

@@ -9,11 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from edge_demo.errors import Error
 from edge_demo.tasks.colours import colour_of
 from edge_demo.tasks.segment_metric import VOID, ious
-from pipeline.report_frames import FrameShown, jpeg_uri
-from stages.arrays import load_frames
+from pipeline.report_frames import FrameShown, jpeg_uri, test_frames
 from stages.spec import DataResult
 
 FROZEN = ConfigDict(extra="forbid", frozen=True)
@@ -105,9 +103,7 @@ def frames_shown(
     Raises:
         Error: predictions of another test split.
     """
-    frames, quality = load_frames(data, "test"), arrays["quality"]
-    if len(frames) != len(quality):
-        raise Error(f"{len(quality)} predictions for {len(frames)} test frames", "run evaluate again")
+    frames, quality = test_frames(data, arrays["quality"]), arrays["quality"]
     place_of = {int(item): place for place, item in enumerate(arrays["map_item"])}
     by_quality = sorted(place_of, key=lambda item: (float(quality[item]), item))
     worst = by_quality[: round(samples * WORST_SHARE)]
