@@ -25,7 +25,7 @@ from stages.quantize.front import Front, straight
 from stages.quantize.half import HALVED, halved
 from stages.quantize.recipes import Recipe, Source, batch_readers, prepared
 from stages.quantize.search import Found, Tools, search
-from stages.quantize.target import host_target, reduce_range, resolved
+from stages.quantize.target import caveat, host_target, reduce_range, resolved
 from stages.spec import (
     Candidate,
     DataResult,
@@ -198,7 +198,7 @@ def _result(
         search=config.search,
         target=target,
         chosen=row.name if found.chosen else "FP32",
-        reason=found.reason if target == host_target() else f"{found.reason}; speed on {target} was not measured here",
+        reason=f"{found.reason}{caveat(target, host_target())}",
         candidates=(baseline, *found.rows),
         sensitivity=found.sensitivity,
         gates=(_gate(config, metric, drop, passed, len(stand.truth)),) if config.required else (),

@@ -23,7 +23,7 @@ from stages.quantize.foreign_graph import normalized, readable
 from stages.quantize.foreign_input import Feed, Pictures, facts, read_feeds
 from stages.quantize.recipes import Source, prepared
 from stages.quantize.search import Found, Tools, search
-from stages.quantize.target import host_target, reduce_range, resolved
+from stages.quantize.target import caveat, host_target, reduce_range, resolved
 from stages.spec import RESULT, Candidate, LayerRow, OnStep, QuantizeConfig, ignore
 
 HELD_OUT = 64
@@ -186,7 +186,7 @@ def _result(
         model=model.name,
         output="" if kept else str(output),
         chosen="FP32" if kept else found.best.row.name,
-        reason=found.reason,
+        reason=f"{found.reason}{caveat(target, host_target())}",
         search=config.search,
         target=target,
         held_out=len(held_out),

@@ -37,3 +37,12 @@ def reduce_range(target: str) -> bool:
     Source: ONNX Runtime, "Quantize ONNX models", section "When and why do I need to try U8U8?".
     """
     return target == "x86-avx2"
+
+
+def caveat(target: str, host: str) -> str:
+    """What measuring on `host` cannot say about a file made for `target`, to put behind the reason; empty: nothing."""
+    if target == host:
+        return ""
+    saturates = reduce_range(host) and not reduce_range(target)
+    sums = ", and its 8-bit weights may saturate here but not there" if saturates else ""
+    return f"; speed on {target} was not measured here{sums}"
