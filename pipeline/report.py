@@ -118,7 +118,7 @@ def build(
         verdict=verdict,
         warnings=make_warnings(data, train, quantize, evaluate, bench, bench_document.warnings),
         gates=gates,
-        fit=fit_sentences(data, train, verdict),
+        fit=fit_sentences(train, verdict),
         data=data,
         train=train,
         export=export,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_demo.errors import Error
 from pipeline.report_document import BenchDetail, Verdict
-from pipeline.report_format import percent, runtime_name, sentence, span, times, wilson
+from pipeline.report_format import percent, runtime_name, sentence, span, times
 from stages.spec import (
     BenchResult,
     BenchRow,
@@ -109,15 +109,20 @@ def _speed_sentence(
     return f"Recommended on this host: {advised.id}, {told}."
 
 
-def fit_sentences(data: DataResult, train: TrainResult, verdict: Verdict) -> str:
+def fit_sentences(train: TrainResult, verdict: Verdict) -> str:
     """Under- or overfitting as the training judged it, and val against test, with sampling errors."""
-    n_val = data.counts["val"]
-    judged = train.generalization.sentence if train.generalization else "Training against validation was not judged."
-    return f"{judged} {_val_against_test(train, verdict, wilson(round(train.val * n_val), n_val))}"
+    judged = train.generalization
+    if judged is None:
+        return f"Training against validation was not judged. {_test_numbers(train, verdict)}."
+    return f"{judged.sentence} {_val_against_test(train, verdict, judged.val_ci95)}"
+
+
+def _test_numbers(train: TrainResult, verdict: Verdict) -> str:
+    return f"Test {train.metric} {percent(verdict.value, verdict.n)} (n = {verdict.n:,})"
 
 
 def _val_against_test(train: TrainResult, verdict: Verdict, val_ci95: tuple[float, float]) -> str:
-    numbers = f"Test {train.metric} {percent(verdict.value, verdict.n)} (n = {verdict.n:,})"
+    numbers = _test_numbers(train, verdict)
     if verdict.ci95[1] < val_ci95[0]:
         return (
             f"{numbers} is lower than validation by more than both sampling errors: the test images are harder or "

@@ -5,51 +5,62 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from stages.spec import Generalization, TrainConfig
-from stages.statistics import wilson
 
 PRACTICAL_GAP = 0.01  # a smaller gap has no practical weight even where a large val split resolves it (our judgement)
-UNDERFIT_BELOW = 0.9  # of the training metric; a set whose labels allow no more is named as the other explanation
 SHRINKABLE_WIDTH = 8  # a narrower network is not what overfits
 FIXED_WIDTH = ("perceptron", "convnet")  # networks without that dial
 
 
-def difference_interval(first: float, n_first: int, second: float, n_second: int) -> tuple[float, float]:
-    """95 % interval of `first - second`, shares of two independent samples.
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A metric of a sample of items."""
 
-    Source: Newcombe 1998, Statistics in Medicine 17, pages 873-890, method 10 (square and add of Wilson intervals).
+    value: float
+    ci95: tuple[float, float]
+    """The 95 % interval that suits the metric, e.g. Wilson's for a share of right answers."""
+    n: int
+    """Items."""
+
+
+def difference_interval(first: Sampled, second: Sampled) -> tuple[float, float]:
+    """95 % interval of `first - second`, of two independent samples: their own intervals, squared and added.
+
+    Source: Newcombe 1998, Statistics in Medicine 17, pages 873-890, method 10, which does it with Wilson intervals of
+    two shares; in general Zou and Donner 2008, Statistics in Medicine 27, pages 1693-1702 (MOVER).
     """
-    low_a, high_a = wilson(first * n_first, n_first)
-    low_b, high_b = wilson(second * n_second, n_second)
-    gap = first - second
-    return gap - math.hypot(first - low_a, high_b - second), gap + math.hypot(high_a - first, second - low_b)
+    (low_a, high_a), (low_b, high_b), gap = first.ci95, second.ci95, first.value - second.value
+    below = math.hypot(max(0.0, first.value - low_a), max(0.0, high_b - second.value))
+    above = math.hypot(max(0.0, high_a - first.value), max(0.0, second.value - low_b))
+    return gap - below, gap + above
 
 
 def judge(
     config: TrainConfig,
     metric: str,
-    train: float,
-    n_train: int,
-    val: float,
-    n_val: int,
+    train: Sampled,
+    val: Sampled,
+    fits_from: float,
     is_allowed: Callable[[TrainConfig], bool] = lambda _: True,
 ) -> Generalization:
-    """The verdict on two shares: `train` of `n_train` training items, `val` of `n_val` items.
+    """The verdict on a metric of training items and of val.
 
-    Val also chose the epoch, so the gap is if anything larger; only test is free of choices. No advice is given that
-    makes a training that is not allowed.
+    `fits_from` is what a network that fits its training items reaches on them (`Task.fits_from`); a set whose labels
+    allow no more is named as the other explanation. Val also chose the epoch, so the gap is if anything larger; only
+    test is free of choices. No advice is given that makes a training that is not allowed.
     """
-    gap, interval = train - val, difference_interval(train, n_train, val, n_val)
+    gap, interval = train.value - val.value, difference_interval(train, val)
     numbers = (
-        f"{metric} {_percent(train)} on training (n = {n_train:,}) against {_percent(val)} on validation "
-        f"(n = {n_val:,}), a gap of {100 * gap:+.2f} points (95 % interval {100 * interval[0]:+.2f} to "
+        f"{metric} {_percent(train.value)} on training (n = {train.n:,}) against {_percent(val.value)} on "
+        f"validation (n = {val.n:,}), a gap of {100 * gap:+.2f} points (95 % interval {100 * interval[0]:+.2f} to "
         f"{100 * interval[1]:+.2f})"
     )
     if interval[0] > 0 and gap > PRACTICAL_GAP:
         kind, advice = "overfitting", against_overfitting(config, is_allowed)
         sentence = f"Overfitting: {numbers}. {_try(advice)}"
-    elif train < UNDERFIT_BELOW:
+    elif train.value < fits_from:
         kind, advice = "underfitting", against_underfitting(config, is_allowed)
         sentence = f"Underfitting, or labels that allow no more: {numbers}. {_try(advice)}"
     elif gap > PRACTICAL_GAP:
@@ -59,7 +70,14 @@ def judge(
         kind, advice = "fine", ()
         sentence = f"No sign of over- or underfitting: {numbers}."
     return Generalization(
-        kind=kind, gap=gap, ci95=interval, n_train=n_train, n_val=n_val, advice=advice, sentence=sentence
+        kind=kind,
+        gap=gap,
+        ci95=interval,
+        n_train=train.n,
+        n_val=val.n,
+        val_ci95=val.ci95,
+        advice=advice,
+        sentence=sentence,
     )
 
 

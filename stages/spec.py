@@ -317,6 +317,8 @@ class Generalization(BaseModel):
     ci95: tuple[float, float]
     n_train: int
     n_val: int
+    val_ci95: tuple[float, float]
+    """95 % interval of the metric on val."""
     advice: tuple[str, ...]
     """What to try, as `section.key=value`."""
     sentence: str

@@ -64,6 +64,9 @@ class Task:
     """(N,) class that each item stands for in a stratified sample."""
     predictions: Callable[[Sequence[Any], Sequence[Any]], dict[str, NDArray[Any]]]
     """(truths, results) -> arrays that `predictions.npz` keeps of them, for the report."""
+    fits_from: float
+    """What the leading metric is on its own training items where a network fits them; below it is called underfitting.
+    Our judgement."""
     is_teachable: bool = False
     """Whether the first raw output is logits along axis 1, one answer per frame: what `train.teacher` needs."""
 
@@ -82,6 +85,7 @@ TASKS: dict[str, Task] = {
         plain_truth=int,
         strata=load_truth,
         predictions=classify.predictions,
+        fits_from=0.9,
         is_teachable=True,
     ),
     "detect": Task(
@@ -97,6 +101,7 @@ TASKS: dict[str, Task] = {
         plain_truth=dict,
         strata=detect.strata,
         predictions=detect.predictions,
+        fits_from=0.5,
     ),
     "segment": Task(
         raw_outputs=("logits",),
@@ -111,5 +116,6 @@ TASKS: dict[str, Task] = {
         plain_truth=segment.plain_truth,
         strata=segment.strata,
         predictions=segment.predictions,
+        fits_from=0.7,
     ),
 }

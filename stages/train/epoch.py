@@ -134,6 +134,8 @@ class Measured:
     """Standard error of the metric: the deviation of the items' qualities over the root of their number."""
     others: dict[str, float]
     """What else the task's score says."""
+    results: list[Any]
+    """The answer to each item, in the order of the split."""
 
 
 def eval_batch(examples: Examples) -> int:
@@ -157,4 +159,4 @@ def evaluate(learner: Learner, examples: Examples) -> Measured:
     others = learner.device_task.score(results, examples.truth)
     metric = others.pop(learner.device_task.metric)
     error = float(learner.device_task.correct(results, examples.truth).std()) / len(examples) ** 0.5
-    return Measured(sum(losses) / len(examples), metric, error, others)
+    return Measured(sum(losses) / len(examples), metric, error, others, results)

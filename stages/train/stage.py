@@ -19,8 +19,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from edge_demo.errors import InputError
-from stages.generalization import judge
+from stages.generalization import Sampled, judge
 from stages.graph import Preprocess
+from stages.inference import metric_interval
 from stages.models import build, macs, network, parameters
 from stages.other_run import OtherRun
 from stages.spec import DataResult, Gate, OnStep, Step, TrainConfig, TrainResult, ignore
@@ -39,7 +40,7 @@ from stages.train.checkpoint import (
 from stages.train.curves import write_csv, write_png
 from stages.train.device import check_compiler, choose_accelerator, choose_precision, keep_freed_memory
 from stages.train.distributed import agree, for_many, is_first, local_device, reduce_sums
-from stages.train.epoch import Watch, evaluate, steps_of, train_epoch
+from stages.train.epoch import Measured, Watch, evaluate, steps_of, train_epoch
 from stages.train.examples import Examples, balanced_weights, check_config, load_examples, streaming_notes
 from stages.train.learner import Learner
 from stages.train.memory import largest_batch
@@ -109,11 +110,11 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
             _fit(learner, train, val, progress, kept, out_dir, identity, on_step, log)
         learner = replace(learner, average=None)  # what was kept is the average already
         learner.core.load_state_dict(kept)
-        val_metric = evaluate(learner, val).metric
+        on_val = evaluate(learner, val)
         height, width = train.frames.shape[1:3]
         seen = train.sample(min(TRAIN_SAMPLE, max(1, TRAIN_PIXELS // (height * width))), config.seed)
-        train_metric = evaluate(learner, seen).metric
-        drawn = draw_val(learner, data, val, out_dir) if is_first() else ""
+        on_train = evaluate(learner, seen)
+        drawn = draw_val(learner.task, data.labels, val, on_val.results, out_dir) if is_first() else ""
         in_channels = learner.pre.scale.shape[1]
         cost = parameters(learner.core), macs(learner.core, in_channels, data.size_wh)
     metric = learner.device_task.metric
@@ -125,8 +126,8 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         in_channels=in_channels,
         size_wh=data.size_wh,
         metric=metric,
-        val=val_metric,
-        train=train_metric,
+        val=on_val.metric,
+        train=on_train.metric,
         best_epoch=progress.kept_epoch,
         epochs=progress.epoch,
         parameters=cost[0],
@@ -141,10 +142,15 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
         resumed_from_step=resumed,
         sources=sources,
         notes=(*notes, *streamed, *started, *progress.notes),
-        gates=_gates(config, metric, val_metric, len(val)),
+        gates=_gates(config, metric, on_val.metric, len(val)),
         val_png=drawn,
         generalization=judge(
-            config, metric, train_metric, len(seen), val_metric, len(val), partial(_is_allowed, data=data)
+            config,
+            metric,
+            _sampled(config.task, on_train, seen),
+            _sampled(config.task, on_val, val),
+            learner.task.fits_from,
+            partial(_is_allowed, data=data),
         ),
     )
     if not is_first():
@@ -155,6 +161,10 @@ def run(config: TrainConfig, data: DataResult, *, out_dir: Path, on_step: OnStep
     write_png(out_dir / result.curves_png, progress.rows, metric, progress.kept_epoch)
     shutil.rmtree((out_dir / FILE).parent)
     return result
+
+
+def _sampled(task: str, measured: Measured, examples: Examples) -> Sampled:
+    return Sampled(measured.metric, metric_interval(task, measured.results, examples.truth), len(examples))
 
 
 def _is_allowed(config: TrainConfig, *, data: DataResult) -> bool:

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from stages.reliability import BINS, reliability
-from stages.spec import DataResult
+from stages.tasks import Task
 from stages.train.checkpoint import write_atomic
-from stages.train.epoch import Learner, eval_batch
 from stages.train.examples import Examples
 
 FILE = "val.png"
@@ -27,18 +25,12 @@ SHORT = 12  # letters of a label
 INK, SOFT = "tab:blue", "tab:gray"
 
 
-def draw_val(learner: Learner, data: DataResult, val: Examples, out_dir: Path) -> str:
-    """Answers val in evaluation mode and draws the picture; returns its name, empty where there is none to draw."""
-    learner.core.eval()
-    results: list[Any] = []
-    size = eval_batch(val)
-    with torch.inference_mode():
-        for start in range(0, len(val), size):
-            results += learner.results(learner.core(learner.batch(val.batch(slice(start, start + size))[0])))
-    answers = learner.task.predictions(val.truth, results)
+def draw_val(task: Task, labels: Sequence[str], val: Examples, results: Sequence[Any], out_dir: Path) -> str:
+    """Draws the picture of the answers to val; returns its name, empty where there is none to draw."""
+    answers = task.predictions(val.truth, results)
     if not {"truth", "answer", "score"} <= set(answers):
         return ""
-    write_val_png(out_dir / FILE, val.frames.cpu().numpy(), data.labels, answers)
+    write_val_png(out_dir / FILE, val.frames.cpu().numpy(), labels, answers)
     return FILE
 
 

@@ -25,7 +25,7 @@ from edge_demo.errors import Error, InputError
 from edge_demo.manifest import Resize
 from pipeline import report, report_format
 from pipeline.report_document import ReportDocument
-from stages.generalization import judge
+from stages.generalization import Sampled, judge
 from stages.spec import (
     BenchResult,
     BenchRow,
@@ -36,6 +36,7 @@ from stages.spec import (
     EvaluateRow,
     ExportResult,
     Gate,
+    Generalization,
     LayerRow,
     ModelConfig,
     ParityRow,
@@ -45,6 +46,7 @@ from stages.spec import (
     TrainConfig,
     TrainResult,
 )
+from stages.statistics import wilson
 
 VOID = {"meta", "img", "br", "path", "use", "rect", "hr", "link", "input"}
 
@@ -490,8 +492,13 @@ def test_warnings_come_before_every_table(run: Run) -> None:
     assert markdown.index("composed by the program") < markdown.index("|---")
 
 
+def judged_on(train: float, val: float, n_val: int) -> Generalization:
+    of = [Sampled(share, wilson(share * n, n), n) for share, n in ((train, 4500), (val, n_val))]
+    return judge(TrainConfig(), "accuracy", *of, fits_from=0.9)
+
+
 def test_fit_is_what_the_training_judged(run: Run) -> None:
-    judged = judge(TrainConfig(), "accuracy", 0.999, 4500, 0.95, 500)
+    judged = judged_on(0.999, 0.95, 500)
     _, _, facts = run.but(train={"generalization": judged}).report()
     assert facts["fit"].startswith(judged.sentence)
     _, _, facts = run.report()
@@ -512,8 +519,7 @@ def test_reliability_is_of_the_predictions(run: Run) -> None:
 
 
 def test_test_below_validation_beyond_both_errors_is_said(run: Run) -> None:
-    counts = dict(run.data.counts, val=20_000)
-    _, _, facts = run.but(data={"counts": counts}, train={"val": 0.995, "train": 0.996}).report()
+    _, _, facts = run.but(train={"generalization": judged_on(0.996, 0.995, 20_000)}).report()
     assert "lower than validation by more than both sampling errors" in facts["fit"]
 
 

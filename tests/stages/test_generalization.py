@@ -10,8 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import load_config
-from stages.generalization import against_overfitting, against_underfitting, difference_interval, judge
+from stages.generalization import Sampled, against_overfitting, against_underfitting, difference_interval, judge
 from stages.spec import AugmentConfig, ModelConfig, TrainConfig
+from stages.statistics import wilson
+
+
+def share(value: float, n: int) -> Sampled:
+    """A share of right answers with its Wilson interval."""
+    return Sampled(value, wilson(value * n, n), n)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +32,7 @@ from stages.spec import AugmentConfig, ModelConfig, TrainConfig
 def test_interval_of_a_difference_as_published(
     first: int, n_first: int, second: int, n_second: int, want: tuple[float, float]
 ) -> None:
-    got = difference_interval(first / n_first, n_first, second / n_second, n_second)
+    got = difference_interval(share(first / n_first, n_first), share(second / n_second, n_second))
     assert got == pytest.approx(want, abs=6e-5)
 
 
@@ -35,16 +41,17 @@ def test_interval_covers_the_truth() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.binomial(2000, 0.99, 4000) / 2000, rng.binomial(300, 0.97, 4000) / 300
     hits = [
-        low <= 0.02 <= high for low, high in (difference_interval(x, 2000, y, 300) for x, y in zip(a, b, strict=True))
+        low <= 0.02 <= high
+        for low, high in (difference_interval(share(x, 2000), share(y, 300)) for x, y in zip(a, b, strict=True))
     ]
     assert np.mean(hits) == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000) + 0.01)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(2, 10_000), st.integers(2, 10_000))
 def test_interval_is_antisymmetric_and_holds_the_gap(a: float, b: float, n: int, m: int) -> None:
-    low, high = difference_interval(a, n, b, m)
+    low, high = difference_interval(share(a, n), share(b, m))
     assert low - 1e-9 <= a - b <= high + 1e-9
-    assert difference_interval(b, m, a, n) == pytest.approx((-high, -low))
+    assert difference_interval(share(b, m), share(a, n)) == pytest.approx((-high, -low))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,7 @@ def test_interval_is_antisymmetric_and_holds_the_gap(a: float, b: float, n: int,
     ],
 )
 def test_verdicts(train: float, val: float, n_val: int, kind: str) -> None:
-    found = judge(TrainConfig(), "accuracy", train, 4500, val, n_val)
+    found = judge(TrainConfig(), "accuracy", share(train, 4500), share(val, n_val), 0.9)
     assert found.kind == kind
     assert f"{100 * train:.2f} % on training (n = 4,500)" in found.sentence
     assert f"{100 * val:.2f} % on validation (n = {n_val:,})" in found.sentence
@@ -90,8 +97,18 @@ def test_advice_that_is_not_allowed_is_not_given() -> None:
         return not config.label_smoothing
 
     config = TrainConfig()
-    assert "train.label_smoothing=0.1" in judge(config, "accuracy", 0.99, 1000, 0.9, 1000).advice
-    found = judge(config, "accuracy", 0.99, 1000, 0.9, 1000, no_smoothing)
+    assert "train.label_smoothing=0.1" in judge(config, "accuracy", share(0.99, 1000), share(0.9, 1000), 0.9).advice
+    found = judge(config, "accuracy", share(0.99, 1000), share(0.9, 1000), 0.9, no_smoothing)
     assert "train.label_smoothing=0.1" not in found.advice
     assert len(found.advice) == 3
     assert "label_smoothing" not in found.sentence
+
+
+def test_a_metric_that_is_no_share_brings_its_own_interval_and_bar() -> None:
+    """MAP of few frames: 0.70 and 0.62 differ by less than their intervals allow, however many boxes there were."""
+    train, val = Sampled(0.70, (0.66, 0.74), 200), Sampled(0.62, (0.52, 0.72), 40)
+    found = judge(TrainConfig(), "map50_95", train, val, 0.5)
+    assert found.ci95 == pytest.approx((0.08 - math.hypot(0.04, 0.10), 0.08 + math.hypot(0.04, 0.10)))
+    assert found.kind == "undecided"
+    assert found.val_ci95 == (0.52, 0.72)
+    assert judge(TrainConfig(), "map50_95", train, val, 0.75).kind == "underfitting"
