@@ -190,6 +190,8 @@ class ModelConfig(BaseModel):
     """Channels layer by layer, in place of those that follow from `width`, as pruning leaves them; empty: those."""
     identity_start: bool = False
     """Convolutions behind the stem first hand on what they get, and learn from there; worth most in few epochs."""
+    whiten_start: bool = False
+    """The first convolution starts with the principal directions of the training pictures' patches."""
 
 
 class AugmentConfig(BaseModel):

@@ -34,6 +34,8 @@ class Network:
     """A row of the registry."""
 
     build: Builder
+    dials: tuple[str, ...]
+    """The keys of `train.model` that it has; any other one may not be set."""
     int8: str
     """What of it ONNX Runtime and OpenVINO both run in INT8, activations apart."""
     activation: str = ""
@@ -42,20 +44,35 @@ class Network:
     """What it is for: a key of `stages.tasks.TASKS`, whose `raw_outputs` it returns."""
 
 
+STAGED = ("depth", "width", "activation", "dropout", "last_side", "channels")
+
 MODELS: dict[str, Network] = {
-    "perceptron": Network(perceptron, "matrix product"),
-    "mlp": Network(mlp, "matrix products", "relu"),
-    "convnet": Network(convnet, "convolutions, max pooling, matrix product", "relu"),
-    "fast": Network(fast, "convolutions, max pooling, matrix product", "relu"),
-    "resnet": Network(resnet, "convolutions, additions, max pooling, matrix product", "relu"),
+    "perceptron": Network(perceptron, ("dropout",), "matrix product"),
+    "mlp": Network(mlp, ("depth", "width", "activation", "dropout", "channels"), "matrix products", "relu"),
+    "convnet": Network(convnet, ("activation", "dropout"), "convolutions, max pooling, matrix product", "relu"),
+    "fast": Network(
+        fast,
+        (*STAGED, "pool_stem", "identity_start", "whiten_start"),
+        "convolutions, max pooling, matrix product",
+        "relu",
+    ),
+    "resnet": Network(resnet, STAGED, "convolutions, additions, max pooling, matrix product", "relu"),
     "mobile": Network(
-        mobile, "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime", "relu6"
+        mobile,
+        STAGED,
+        "convolutions (depthwise too), additions, matrix product; not average pooling in ONNX Runtime",
+        "relu6",
     ),
     "detector": Network(
-        detector, "convolutions, additions, max pooling, nearest resizing; what comes after is float", "relu", "detect"
+        detector,
+        ("depth", "width", "activation", "last_side"),
+        "convolutions, additions, max pooling, nearest resizing; what comes after is float",
+        "relu",
+        "detect",
     ),
     "segmenter": Network(
         segmenter,
+        ("depth", "width", "activation", "last_side", "pool_stem"),
         "convolutions, max pooling, nearest resizing, concatenation; what comes after is float",
         "relu",
         "segment",
@@ -79,7 +96,13 @@ def build(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_l
     Raises:
         InputError: unknown name, a dial that the network does not have, or a picture too small for it.
     """
-    return network(config.name).build(config, in_channels, size_wh, num_labels)
+    row = network(config.name)
+    for dial, field in ModelConfig.model_fields.items():
+        if dial != "name" and dial not in row.dials and getattr(config, dial) != field.default:
+            have = [name for name, other in MODELS.items() if dial in other.dials and other.task == row.task]
+            hint = f"leave it out, or choose {' or '.join(have)}" if have else "leave it out"
+            raise InputError(f"train.model.{dial}: has no effect on {config.name}", hint)
+    return row.build(config, in_channels, size_wh, num_labels)
 
 
 def network(name: str) -> Network:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from edge_demo.errors import InputError
 from stages.models import build, macs, network, parameters, receptive_field
 from stages.spec import ModelConfig
 
@@ -23,16 +22,8 @@ EXAMPLES = {
 }
 """Task -> channels and size_wh of the pictures that its networks are shown for."""
 LABELS = 10
-DIALS: dict[str, object] = {
-    "depth": 2,
-    "width": 8,
-    "activation": "silu",
-    "dropout": 0.5,
-    "last_side": 4,
-    "pool_stem": True,
-    "identity_start": True,
-}
-"""Every dial with a value that is not its default."""
+NOT_TURNED = ("channels",)
+"""What pruning sets, not people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +60,9 @@ def card(name: str) -> Card:
     row = network(name)
     summary = (row.build.__doc__ or "").partition("\n")[0]
     with torch.random.fork_rng():
-        dials = tuple(dial for dial in DIALS if _has(name, dial))
+        dials = tuple(dial for dial in row.dials if dial not in NOT_TURNED)
         costs = tuple(_cost(name, in_channels, size_wh) for in_channels, size_wh in EXAMPLES[row.task])
     return Card(name, row.task, summary, dials, costs, row.int8)
-
-
-def _has(name: str, dial: str) -> bool:
-    try:
-        example = EXAMPLES[network(name).task][0]
-        build(ModelConfig.model_validate({"name": name, dial: DIALS[dial]}), *example, LABELS)
-    except InputError:
-        return False
-    return True
 
 
 def _cost(name: str, in_channels: int, size_wh: tuple[int, int]) -> Cost:

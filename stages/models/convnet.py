@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from stages.models.classifier import Classifier
-from stages.models.layers import activation, refuse_dials, refuse_small
+from stages.models.layers import activation, refuse_small
 from stages.spec import ModelConfig
 
 SMALLEST = 10  # two valid 3x3 convolutions and two halvings leave one value: (10 - 2) / 2 = 4, (4 - 2) / 2 = 1
@@ -19,9 +19,8 @@ def convnet(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num
     Glorot uniform weights (Glorot and Bengio 2010), zero biases.
 
     Raises:
-        InputError: `depth`, `width`, `last_side`, `pool_stem`, `identity_start` or `channels` set, or a side below 10.
+        InputError: a side below 10.
     """
-    refuse_dials(config, "depth", "width", "last_side", "pool_stem", "identity_start", "channels")
     refuse_small(config.name, size_wh, SMALLEST)
     act = activation(config)
     width, height = (((side - 2) // 2 - 2) // 2 for side in size_wh)

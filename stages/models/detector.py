@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edge_demo.errors import InputError
 from stages.models.fast import fast_stages
-from stages.models.layers import Act, activation, conv_norm, he_normal, refuse_dials
+from stages.models.layers import Act, activation, conv_norm, he_normal
 from stages.spec import ModelConfig
 
 STRIDE = 8
@@ -69,10 +69,8 @@ def detector(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], nu
     2017 (arXiv:1612.03144); boxes by distances from a cell, Tian et al. 2019, FCOS (arXiv:1904.01355).
 
     Raises:
-        InputError: `dropout`, `pool_stem`, `identity_start` or `channels` set, or a picture that is not larger than 8
-            times `last_side`.
+        InputError: a picture that is not larger than 8 times `last_side`.
     """
-    refuse_dials(config, "dropout", "pool_stem", "identity_start", "channels")
     if max(size_wh) <= STRIDE * config.last_side or min(size_wh) < 2 * STRIDE:
         raise InputError(
             f"train.model.last_side: {config.last_side} is no less than an eighth of {size_wh[0]}x{size_wh[1]}",

@@ -139,10 +139,3 @@ def refuse_small(name: str, size_wh: tuple[int, int], smallest: int = SMALLEST) 
     """Raises InputError for a picture with a side below `smallest` pixels."""
     if min(size_wh) < smallest:
         raise InputError(f"data.size_wh: {size_wh[0]}x{size_wh[1]} is too small for {name}", f"use {smallest} or more")
-
-
-def refuse_dials(config: ModelConfig, *dials: str) -> None:
-    """Raises InputError for a dial that is set although the network does not have it."""
-    for dial in dials:
-        if getattr(config, dial) != ModelConfig.model_fields[dial].default:
-            raise InputError(f"train.model.{dial}: has no effect on {config.name}", "leave it out, or choose fast")

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 
 from stages.models.classifier import Classifier
-from stages.models.layers import Act, activation, layer_channels, refuse_dials
+from stages.models.layers import Act, activation, layer_channels
 from stages.spec import ModelConfig
 
 
@@ -17,9 +17,8 @@ def mlp(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_lab
     The embedding is the last hidden layer.
 
     Raises:
-        InputError: `last_side`, `pool_stem` or `identity_start` set, or `channels` that are not one number per layer.
+        InputError: `channels` that are not one number per layer.
     """
-    refuse_dials(config, "last_side", "pool_stem", "identity_start")
     hidden = list(layer_channels(config, [config.width] * config.depth))
     sizes = [in_channels * size_wh[0] * size_wh[1], *hidden]
     act = activation(config)

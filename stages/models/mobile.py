@@ -14,7 +14,6 @@ from stages.models.layers import (
     halved_up,
     he_normal,
     layer_channels,
-    refuse_dials,
     refuse_small,
     stage_channels,
 )
@@ -56,9 +55,8 @@ def mobile(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     that add. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: `pool_stem` or `identity_start` set, a side below 8 pixels, or `channels` of other layers.
+        InputError: a side below 8 pixels, or `channels` of other layers.
     """
-    refuse_dials(config, "pool_stem", "identity_start")
     refuse_small(config.name, size_wh)
     act, width = activation(config, own="relu6"), config.width
     widths = stage_channels(config, width, size_wh, halved_up)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 from stages.models.classifier import Classifier
-from stages.models.layers import refuse_dials
 from stages.spec import ModelConfig
 
 
@@ -15,11 +14,7 @@ def perceptron(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], 
     Multinomial logistic regression once trained with cross entropy; the embedding is the pixels, row by row. Starts at
     zero: the loss is convex in the weights, so the start decides nothing but the first loss, which is ln(num_labels).
     Source: Bishop 2006, "Pattern Recognition and Machine Learning", section 4.3.4.
-
-    Raises:
-        InputError: `depth`, `width`, `activation`, `last_side`, `pool_stem`, `identity_start` or `channels` set.
     """
-    refuse_dials(config, "depth", "width", "activation", "last_side", "pool_stem", "identity_start", "channels")
     model = Classifier(nn.Flatten(), in_channels * size_wh[0] * size_wh[1], num_labels, config.dropout)
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)

@@ -14,7 +14,6 @@ from stages.models.layers import (
     conv_norm,
     he_normal,
     layer_channels,
-    refuse_dials,
     refuse_small,
     stage_channels,
 )
@@ -49,9 +48,8 @@ def resnet(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_
     pixel once at half the side, and takes odd sides as well. Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: `pool_stem` or `identity_start` set, a side below 8 pixels, or `channels` of other layers.
+        InputError: a side below 8 pixels, or `channels` of other layers.
     """
-    refuse_dials(config, "pool_stem", "identity_start")
     refuse_small(config.name, size_wh)
     act = activation(config)
     widths = stage_channels(config, 2 * config.width, size_wh)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edge_demo.errors import InputError
 from stages.models.fast import fast_stages
-from stages.models.layers import Act, activation, conv_norm, he_normal, refuse_dials
+from stages.models.layers import Act, activation, conv_norm, he_normal
 from stages.spec import ModelConfig
 
 MOST_CHANNELS = 8
@@ -69,9 +69,8 @@ def segmenter(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], n
     (arXiv:1609.05158). Initialization: He et al. 2015, arXiv:1502.01852.
 
     Raises:
-        InputError: a side that cannot be halved without a rest, or `dropout`, `identity_start` or `channels` set.
+        InputError: a side that cannot be halved without a rest.
     """
-    refuse_dials(config, "dropout", "identity_start", "channels")
     act = activation(config)
     stem, stages, channels = fast_stages(config, in_channels, size_wh)
     steps = 2 ** (len(stages) + int(config.pool_stem))

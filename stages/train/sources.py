@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from edge_demo.errors import InputError
+from stages.arrays import load_frames
+from stages.graph import Preprocess
 from stages.models import build
 from stages.models.prune import pruned
+from stages.models.whiten import whiten_start
 from stages.other_run import OtherRun, check_same_problem, check_unseen, other_runs
 from stages.spec import DataResult, ModelConfig, TrainConfig
 from stages.tasks import TASKS
 from stages.train.teacher import Teacher
 from stages.train.warm_start import INIT_FROM, warm_start
 from stages.trained import CHANNELS, load_trained
+
+SEEN = 1024  # pictures for `whiten_start`, of which it takes what it needs
 
 
 def read_sources(
@@ -74,12 +80,23 @@ def start(config: TrainConfig, data: DataResult, others: Mapping[str, OtherRun])
 
     if "train.prune" not in others:
         core = built(config.model)
+        if config.model.whiten_start:
+            whiten_start(core, first_pictures(data, config.seed))
         if INIT_FROM in others:
             warm_start(core, others[INIT_FROM])
         return core, config.model
     other = others["train.prune"]
     core = load_trained(other.data, other.train).core
     return pruned(core, config.model, built, channels, data.size_wh, config.prune_share)
+
+
+def first_pictures(data: DataResult, seed: int) -> Tensor:
+    """Some training pictures, drawn by `seed`, as the network takes them: float32 (N, C, H, W)."""
+    frames = load_frames(data, "train")
+    picked = np.random.default_rng(seed).permutation(len(frames))[:SEEN]
+    pre = Preprocess(data.colour, data.mean, data.std)
+    batch: Tensor = pre(torch.from_numpy(np.stack([frames[index] for index in np.sort(picked)])))
+    return batch
 
 
 def load_teacher(config: TrainConfig, others: Mapping[str, OtherRun], fabric: Fabric) -> Teacher | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import nn
 
 from edge_demo.errors import InputError
 from stages.models import MODELS, build, macs, parameters
+from stages.models.whiten import FLOOR, whiten_start
 from stages.spec import ModelConfig
 
 INT8_FRIENDLY = (
@@ -114,6 +116,26 @@ def test_identity_start_hands_on_what_comes_in() -> None:
         assert torch.equal(conv.weight[n:], as_drawn.weight[n:])
 
 
+def test_whiten_start_makes_uncorrelated_channels_and_their_negatives() -> None:
+    """Patches by numpy's sliding windows; channels beyond both signs of all directions stay as they were drawn."""
+    rng = np.random.default_rng(0)
+    pictures = rng.normal(size=(40, 1, 24, 24)).cumsum(axis=2).cumsum(axis=3)  # neighbours are alike, as in photographs
+    torch.manual_seed(0)
+    core = build(ModelConfig(name="fast", width=40, whiten_start=True), 1, (24, 24), 10)
+    conv = next(m for m in core.modules() if isinstance(m, nn.Conv2d))
+    drawn = conv.weight.detach().clone()
+    whiten_start(core, torch.from_numpy(pictures).float())
+
+    windows = np.lib.stride_tricks.sliding_window_view(pictures, (6, 6), axis=(2, 3))[:, 0, ::2, ::2]
+    patches = windows.reshape(-1, 36)
+    made = (patches - patches.mean(axis=0)) @ conv.weight.detach().double().numpy().reshape(80, 36).T
+    variances = np.linalg.eigvalsh(np.cov(patches.T, bias=True))[::-1]
+    found = np.cov(made[:, :36].T, bias=True)
+    np.testing.assert_allclose(found, np.diag(variances / (variances + FLOOR)), atol=2e-3)
+    np.testing.assert_array_equal(conv.weight[36:72].detach(), -conv.weight[:36].detach())
+    assert torch.equal(conv.weight[72:], drawn[72:])
+
+
 def test_resnet_stem_is_space_to_depth_and_a_3x3_convolution() -> None:
     model = build(ModelConfig(), 3, (28, 28), 10)
     stem = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
@@ -211,6 +233,7 @@ def test_gradients_reach_every_parameter(name: str) -> None:
             (28, 28),
             "train.model.identity_start: has no effect on resnet",
         ),
+        (ModelConfig(name="resnet", whiten_start=True), (28, 28), "no effect on resnet; leave it out, or choose fast"),
         (ModelConfig(name="perceptron", activation="relu"), (28, 28), "train.model.activation: has no effect on"),
     ],
 )

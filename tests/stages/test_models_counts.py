@@ -346,7 +346,7 @@ def test_cards_list_the_dials_that_are_taken() -> None:
     assert dials("convnet") == ("activation", "dropout")
     assert dials("mlp") == ("depth", "width", "activation", "dropout")
     for name in ("fast", "resnet", "mobile"):
-        own = ("pool_stem", "identity_start") if name == "fast" else ()
+        own = ("pool_stem", "identity_start", "whiten_start") if name == "fast" else ()
         assert dials(name) == ("depth", "width", "activation", "dropout", "last_side", *own)
 
 
