@@ -103,16 +103,41 @@ max_drop = 0.01
 [evaluate]
 max_int8_drop = 0.01
 """
-TRAINING = {"detect": DETECT, "segment": SEGMENT}
+MULTILABEL = """# Passes over the training pictures; more pay as long as val gets better.
+epochs = {epochs}
+batch_size = 32
+optimizer = "muon"
+weight_decay = 0.02
+
+[train.model]
+name = "resnet"
+
+[train.augment]
+# Left for right; 0 where that makes another thing of an object, as with letters.
+flip = 0.5
+shift = 0.1
+colour = {colour_change}
+contrast = 0.2
+
+[quantize]
+# Of the mean average precision, as in [evaluate].
+max_drop = 0.01
+
+[evaluate]
+max_int8_drop = 0.01
+"""
+TRAINING = {"detect": DETECT, "segment": SEGMENT, "multilabel": MULTILABEL}
 """What else [train] says, by task; of a task that is not here, nothing."""
-PASSES = {"detect": 80_000, "segment": 40_000}  # pictures seen in a training
+PASSES = {"detect": 80_000, "segment": 40_000, "multilabel": 80_000}  # pictures seen in a training
 FEWEST_EPOCHS, MOST_EPOCHS = 20, 300
 
 
 def init(
     data: Annotated[Path, typer.Option("--data", metavar="PATH", help="The folder of your data.")],
     out: Annotated[Path, typer.Option(metavar="FILE.toml", help="The file to write.")] = Path("pipeline.toml"),
-    task: Annotated[str, typer.Option(help="classify, detect or segment; default: what the folder has.")] = "auto",
+    task: Annotated[
+        str, typer.Option(help="classify, multilabel, detect or segment; default: what the folder has.")
+    ] = "auto",
     debug: Debug = False,
 ) -> None:
     """Look at a folder of data and write a commented config for it."""

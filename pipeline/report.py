@@ -20,6 +20,7 @@ from edge_demo.errors import Error, missing_extra
 from pipeline import report_charts as charts
 from pipeline import report_detect as detect
 from pipeline import report_facts as facts
+from pipeline import report_multilabel as multilabel
 from pipeline import report_segment as segment
 from pipeline.report_document import ReportDocument
 from pipeline.report_format import percent, points, runtime_name, sentence, span, times
@@ -134,6 +135,7 @@ def build(
         if predictions
         else None,
         detection=detect.facts_of(data, arrays) if detect.is_told_by(arrays) else None,
+        multilabel=multilabel.facts_of(data, arrays) if multilabel.is_told_by(arrays) else None,
         segmentation=segment.facts_of(data, arrays) if segment.is_told_by(arrays) else None,
         curves=facts.read_curves(train),
         software=facts.software_versions(),
@@ -191,6 +193,9 @@ def draw_pictures(data: DataResult, arrays: dict[str, NDArray[Any]], samples: in
     if detect.is_told_by(arrays):
         lowest, rest = detect.frames_shown(data, arrays, samples)
         return {"worst_frames": lowest, "other_frames": rest}
+    if multilabel.is_told_by(arrays):
+        poor, good = multilabel.frames_shown(data, arrays, samples)
+        return {"worst_frames": poor, "other_frames": good}
     if segment.is_told_by(arrays):
         worst, others = segment.frames_shown(data, arrays, samples)
         return {"worst_frames": worst, "other_frames": others, "map_legend": segment.legend(data.labels)}

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.report_detect import Detection
+from pipeline.report_multilabel import Multilabel
 from pipeline.report_segment import Segmentation
 from stages.reliability import Reliability
 from stages.spec import (
@@ -130,6 +131,8 @@ class ReportDocument(BaseModel):
     """Whether the scores mean what they say, on test, of what ships in ONNX Runtime; likewise null."""
     detection: Detection | None
     """Average precision and confusion of boxes on test; null for tasks without boxes."""
+    multilabel: Multilabel | None
+    """Average precision of each label on test; null for other tasks."""
     segmentation: Segmentation | None
     """IoU and confusion of pixels on test; null for tasks without masks."""
     curves: tuple[dict[str, float | None], ...]

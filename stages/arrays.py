@@ -21,7 +21,8 @@ def load_frames(data: DataResult, split: Split) -> NDArray[np.uint8]:
 def load_truth(data: DataResult, split: Split) -> Any:
     """The truth of a split, in the order of its frames, as the task's score takes it.
 
-    For classify int64 class ids (N,), for detect see `load_boxes`, for segment `load_masks`.
+    For classify int64 class ids (N,), for detect see `load_boxes`, for segment `load_masks`, for
+    multilabel `load_tags`.
     """
     return TRUTHS[data.task](data, split)
 
@@ -84,6 +85,12 @@ def load_masks(data: DataResult, split: Split) -> NDArray[np.uint8]:
     return masks
 
 
+def load_tags(data: DataResult, split: Split) -> NDArray[np.uint8]:
+    """uint8 (N, num_labels), 1 where the picture has the label."""
+    tags: NDArray[np.uint8] = np.load(data.folder / f"{split}.tags.npy", allow_pickle=False)
+    return tags
+
+
 def load_original_wh(data: DataResult, split: Split) -> NDArray[np.int64]:
     """int64 (N, 2): width and height of each source picture of boxes or masks, before `data.resize`."""
     sizes: NDArray[np.int64] = np.load(data.folder / f"{split}.original_wh.npy", allow_pickle=False)
@@ -115,4 +122,5 @@ TRUTHS: dict[str, Callable[[DataResult, Split], Any]] = {
     "classify": _load_classes,
     "detect": load_boxes,
     "segment": load_masks,
+    "multilabel": load_tags,
 }

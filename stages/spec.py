@@ -62,7 +62,7 @@ class Gate(BaseModel):
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-PATH_SETS = ("folder", "voc", "coco", "yolo")
+PATH_SETS = ("folder", "voc", "coco", "yolo", "labels")
 """Values of `data.name` that read `data.path`."""
 
 
@@ -107,7 +107,7 @@ class DataConfig(BaseModel):
     name: str = "mnist-5k"
     """`mnist-5k` (embedded), `mnist`, `fashion-mnist`, `cifar10`, or `folder` (sub-folder = class, see `path`); with
     boxes or masks `voc`, `coco`, `yolo` (see `path`), or composed: `scenes-detect`, `scenes-segment`."""
-    task: Literal["auto", "classify", "detect", "segment"] = "auto"
+    task: Literal["auto", "classify", "multilabel", "detect", "segment"] = "auto"
     """What the truth is; auto: what the set has, boxes where it has boxes and masks."""
     path: str = ""
     """The folder of your own data; only with `name` = `folder`, `voc`, `coco` or `yolo`."""
@@ -133,10 +133,11 @@ class DataConfig(BaseModel):
 class DataResult(BaseModel):
     """Decoded once, at network size: `<split>.frames.npy` (uint8 NHWC; C = 1 gray, 3 BGR) and the truth beside it.
 
-    For classify the truth is `<split>.truth.npy`, int64 class ids. For detect, `<split>.boxes.npy` float32 (M, 4) xyxy
-    in pixels of the network-size frame, and with int64 (M,) `box_items.npy` (index of the frame) and `box_classes.npy`,
+    For classify the truth is `<split>.truth.npy`, int64 class ids; for multilabel `<split>.tags.npy` uint8
+    (N, num_labels), 1 where the frame has the label. For detect, `<split>.boxes.npy` float32 (M, 4) xyxy in pixels of
+    the network-size frame, and with int64 (M,) `box_items.npy` (index of the frame) and `box_classes.npy`,
     `box_flags.npy` uint8 (M,), bit 0 crowd (ignored in the metric), bit 1 difficult. For segment, `<split>.masks.npy`
-    uint8 (N, H, W) class ids, 0 background, 255 void. Beside boxes and masks, `<split>.original_wh.npy` int64 (N, 2):
+    uint8 (N, H, W) class ids, 0 background, 255 void. Of annotated sets also `<split>.original_wh.npy` int64 (N, 2):
     with `resize` it maps boxes back to the source. `items.json` lists every item's id and content hash.
     """
 

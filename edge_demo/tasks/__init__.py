@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge_demo.manifest import Resize
-from edge_demo.tasks import classify, detect, segment
+from edge_demo.tasks import classify, detect, multilabel, segment
 
 Frame = NDArray[Any]
 Raw = Mapping[str, NDArray[Any]]
@@ -76,6 +76,21 @@ TASKS: dict[str, Task] = {
         draw=classify.draw,
         to_json=classify.to_json,
         rescore=classify.rescore,
+    ),
+    "multilabel": Task(
+        outputs=multilabel.OUTPUTS,
+        metric="mean_ap",
+        check_params=multilabel.check_params,
+        check_outputs=multilabel.check_outputs,
+        region=multilabel.region,
+        decode=multilabel.decode,
+        score=multilabel.score,
+        correct=multilabel.correct,
+        same=multilabel.same,
+        draw=multilabel.draw,
+        to_json=multilabel.to_json,
+        interval=multilabel.interval,
+        adjustable=("threshold",),
     ),
     "detect": Task(
         outputs=detect.OUTPUTS,

@@ -13,13 +13,13 @@ from edge_demo.errors import InputError
 from edge_demo.image import Xyxy, place
 from edge_demo.manifest import Resize
 from edge_demo.tasks import segment_metric
-from edge_demo.tasks.colours import colour_of, ink_on
+from edge_demo.tasks.colours import colour_of
+from edge_demo.tasks.listing import list_labels
 
 OUTPUTS = ("classes",)
 DEFAULTS: dict[str, Any] = {"opacity": 0.45, "runs": False}
 BACKGROUND = "background"  # a label of this name is not coloured
 SAME_SHARE = 0.995  # of the pixels
-READABLE_FROM = 100  # px; on a smaller frame the list of labels would hide the picture
 
 Raw = Mapping[str, NDArray[Any]]
 
@@ -161,25 +161,8 @@ def draw(
     blended = cv2.addWeighted(part, 1 - params["opacity"], table[large], params["opacity"], 0)
     bare = [class_id for class_id, label in enumerate(labels) if label == BACKGROUND]
     part[:] = np.where(np.isin(large, bare)[..., None], part, blended)
-    if min(height, width) >= READABLE_FROM:
-        _list_labels(cv2, out, _areas(result, labels), labels)
+    list_labels(out, _areas(result, labels), labels)
     return out
-
-
-def _list_labels(cv2: Any, out: NDArray[np.uint8], areas: Mapping[str, float], labels: Sequence[str]) -> None:
-    """The labels that are seen and their shares, on their colours, down the left edge as far as there is room."""
-    size = max(0.4, 0.5 * max(out.shape[:2]) / 640)
-    top = 4
-    for label, share in areas.items():
-        text = f"{label} {share:.0%}"
-        (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-        bottom = top + height + below + 2
-        if bottom > out.shape[0]:
-            return
-        colour = colour_of(labels.index(label))
-        cv2.rectangle(out, (4, top), (8 + width, bottom), colour, cv2.FILLED)
-        cv2.putText(out, text, (6, top + height + 1), cv2.FONT_HERSHEY_SIMPLEX, size, ink_on(colour), 1, cv2.LINE_AA)
-        top = bottom + 2
 
 
 def _areas(result: ClassMap, labels: Sequence[str]) -> dict[str, float]:

@@ -65,14 +65,14 @@ def mix(
 
     Args:
         batch: Float (N, C, H, W).
-        targets: int64 (N,) class ids.
+        targets: int64 (N,) class ids, or float (N, num_labels).
         draws: For the same N pictures.
         mixup_alpha: The share is drawn from Beta(alpha, alpha); 0: no mixup.
         cutmix_alpha: Likewise.
         num_labels: Width of the targets.
 
     Returns:
-        The pictures, and float32 (N, num_labels) targets, rows summing to 1.
+        The pictures, and float32 (N, num_labels) targets, rows summing to 1 where class ids came in.
     """
     partner = partners(draws)
     mixed, share = batch, torch.ones(len(batch), 1, 1, 1, device=batch.device)
@@ -83,5 +83,5 @@ def mix(
         cut, kept = cutmix(batch, partner, draws.beta(cutmix_alpha), draws.uniform(), draws.uniform())
         coin = draws.chosen(0.5 if mixup_alpha else 1.0)
         mixed, share = torch.where(coin, cut, mixed), torch.where(coin, kept, share)
-    own = F.one_hot(targets, num_labels).float()
+    own = targets if targets.is_floating_point() else F.one_hot(targets, num_labels).float()
     return mixed, own * share.view(-1, 1) + own[partner] * (1 - share.view(-1, 1))

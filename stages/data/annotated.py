@@ -1,4 +1,4 @@
-"""What a reader of boxes or masks returns: pictures with their annotations, and every trouble named and counted."""
+"""What a reader of annotations returns: pictures with their boxes, masks or labels, every trouble named and counted."""
 
 from __future__ import annotations
 
@@ -107,11 +107,13 @@ class Item:
     """Picture size -> boxes in its pixels, as they are written; None for a set of masks."""
     mask: Callable[[SizeWh], NDArray[np.uint8]] | None = None
     """Picture size -> uint8 (H, W) class ids, 255 void; raises `Unusable`. None for a set of boxes."""
+    tags: NDArray[np.uint8] | None = None
+    """(num_labels,), 1 where the picture has the label; None for a set of boxes or masks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotated:
-    """A set of boxes or masks; one that brings no split lists has only `train`."""
+    """A set of boxes, masks or labels; one that brings no split lists has only `train`."""
 
     labels: tuple[str, ...]
     """Class names by id; for masks the first is the background."""

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.data.annotated import LISTED, VOID, Annotated, Boxes
-from stages.data.annotated_prepare import gaps, opened, truth_of
+from stages.data.annotated import LISTED, Annotated
+from stages.data.annotated_prepare import gaps, opened
 from stages.data.annotated_sets import open_set
 from stages.data.check_report import CheckReport, Finding, Sizes, SplitCheck, findings
 from stages.data.drift import Looks, drifts
 from stages.data.labelled import content_hash, without_repeats
 from stages.data.splits import PRECEDENCE
+from stages.data.truths import KINDS, truth_of
 from stages.spec import DataConfig, OnStep, Split, Step, ignore
 
 UNREADABLE = "picture that cannot be read (left out)"
@@ -43,7 +44,7 @@ def check(config: DataConfig, on_step: OnStep = ignore) -> CheckReport:
     task, data = open_set(config)
     seen = _Seen(len(data.labels))
     for split in PRECEDENCE:
-        _look(split, data, seen, on_step)
+        _look(split, task, data, seen, on_step)
     notes = (*data.notes, *gaps(data, seen.counts))
     unreadable = data.problems.places.get(UNREADABLE, [])
     sizes = Counter(seen.sizes_wh)
@@ -76,7 +77,7 @@ def check(config: DataConfig, on_step: OnStep = ignore) -> CheckReport:
     return report.model_copy(update={"findings": (*own, *others)})
 
 
-def _look(split: Split, data: Annotated, seen: _Seen, on_step: OnStep) -> None:
+def _look(split: Split, task: str, data: Annotated, seen: _Seen, on_step: OnStep) -> None:
     items = data.splits[split]
     for done, item in enumerate(items, start=1):
         on_step(Step(split, done, len(items)))
@@ -84,30 +85,18 @@ def _look(split: Split, data: Annotated, seen: _Seen, on_step: OnStep) -> None:
         if picture is None:
             continue
         size_wh = (picture.shape[1], picture.shape[0])
-        truth = truth_of(item, size_wh, len(data.labels), data.problems)
+        truth = truth_of(task, item, size_wh, len(data.labels), data.problems)
         if truth is None:
             continue
-        per_class = _per_class(truth, len(data.labels))
+        per_class = KINDS[task].per_class(truth, len(data.labels))
         seen.counts[split] += per_class
         seen.items[split] += 1
-        seen.empty[split] += not _shows_something(truth)
+        seen.empty[split] += not KINDS[task].shows(truth)
         bare = without_repeats(picture)
         seen.hashes[split].append(content_hash(bare))
         seen.looks[split].add(bare)
         seen.sizes_wh.append(size_wh)
         seen.gray += bare.shape[2] == 1
-
-
-def _per_class(truth: Boxes | NDArray[np.uint8], num_labels: int) -> NDArray[np.int64]:
-    """Boxes of each class, or 1 for each class a mask shows."""
-    if isinstance(truth, Boxes):
-        return np.bincount(truth.classes, minlength=num_labels).astype(np.int64)
-    return np.minimum(np.bincount(truth.ravel(), minlength=VOID + 1)[:num_labels], 1).astype(np.int64)
-
-
-def _shows_something(truth: Boxes | NDArray[np.uint8]) -> bool:
-    """Whether there is a box, or a pixel that is neither background nor void."""
-    return len(truth) > 0 if isinstance(truth, Boxes) else bool(((truth != 0) & (truth != VOID)).any())
 
 
 def _split_check(split: Split, labels: tuple[str, ...], seen: _Seen) -> SplitCheck:
@@ -122,7 +111,7 @@ def _split_check(split: Split, labels: tuple[str, ...], seen: _Seen) -> SplitChe
 
 def _about(task: str, data: Annotated, seen: _Seen) -> Iterator[Finding]:
     """Sentences on the annotations themselves."""
-    unit = {"detect": "boxes", "segment": "pictures that show each class"}[task]
+    unit = KINDS[task].unit
     for split in reversed(PRECEDENCE):
         counted = ", ".join(
             f"{label} {count:,}" for label, count in zip(data.labels, seen.counts[split].tolist(), strict=True)

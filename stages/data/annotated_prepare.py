@@ -1,4 +1,4 @@
-"""The stage for boxes and masks: every picture decoded once, checked against its annotation, brought to size."""
+"""The stage for annotated pictures: each decoded once, checked against its annotation, brought to size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_demo.errors import InputError
-from edge_demo.image import Frame, place, read_frame
-from stages.data.annotated import VOID, Annotated, Boxes, Item, Problems, SizeWh, Unusable
+from edge_demo.image import Frame, read_frame
+from stages.data.annotated import Annotated, Item, Problems
 from stages.data.annotated_sets import open_set
 from stages.data.annotated_write import Ready, SplitWriter, Written, write_items
-from stages.data.boxes import cleaned, on_network
 from stages.data.labelled import content_hash
-from stages.data.masks import fit_mask, without_unknown
 from stages.data.prepare import network_frame, statistics
 from stages.data.splits import PRECEDENCE
+from stages.data.truths import KINDS, truth_of
 from stages.spec import DataConfig, DataResult, OnStep, Split, Step, ignore
 
 
@@ -41,7 +40,7 @@ def run(config: DataConfig, *, out_dir: Path, on_step: OnStep = ignore) -> DataR
     for split in PRECEDENCE:
         writer = SplitWriter(out_dir, split, task, config, len(data.labels))
         try:
-            for ready in _frames(split, data, config, on_step):
+            for ready in _frames(split, task, data, config, on_step):
                 if seen.setdefault(ready.key, split) != split:
                     dropped[f"duplicate of {seen[ready.key]}"] += 1
                 else:
@@ -93,15 +92,15 @@ def result(
     )
 
 
-def _frames(split: Split, data: Annotated, config: DataConfig, on_step: OnStep) -> Iterator[Ready]:
+def _frames(split: Split, task: str, data: Annotated, config: DataConfig, on_step: OnStep) -> Iterator[Ready]:
     items = data.splits[split]
     for done, item in enumerate(items, start=1):
         picture = opened(item, data.problems)
         if picture is not None:
             size_wh = (picture.shape[1], picture.shape[0])
-            truth = truth_of(item, size_wh, len(data.labels), data.problems)
+            truth = truth_of(task, item, size_wh, len(data.labels), data.problems)
             if truth is not None:
-                placed = _placed(truth, size_wh, config, item, data.problems)
+                placed = KINDS[task].placed(truth, size_wh, config, item.id, data.problems)
                 frame = network_frame(picture, config)
                 yield Ready(item.id, content_hash(picture), frame, size_wh, placed)
         if done % max(1, len(items) // 100) == 0 or done == len(items):
@@ -121,32 +120,6 @@ def opened(item: Item, problems: Problems) -> Frame | None:
         problems.add("annotation of another size than its picture (left out)", f"{item.id}: {stated}, is {real}")
         return None
     return picture
-
-
-def truth_of(item: Item, size_wh: SizeWh, num_labels: int, problems: Problems) -> Boxes | NDArray[np.uint8] | None:
-    """The usable boxes or the mask of a picture at its own size; None, and counted, when there is none."""
-    if item.boxes is not None:
-        return cleaned(item.boxes(size_wh), size_wh, item.id, num_labels, problems)
-    if item.mask is None:
-        raise ValueError(f"item {item.id} has neither boxes nor a mask")
-    try:
-        mask, unknown = without_unknown(item.mask(size_wh), num_labels)
-    except Unusable as trouble:
-        problems.add(f"{trouble} (left out)", item.id)
-        return None
-    problems.add("mask with ids that are no class (made void)", f"{item.id}: {unknown} pixels", int(unknown > 0))
-    problems.add("mask that is void everywhere (counts nowhere)", item.id, int((mask == VOID).all()))
-    return mask
-
-
-def _placed(
-    truth: Boxes | NDArray[np.uint8], size_wh: SizeWh, config: DataConfig, item: Item, problems: Problems
-) -> Boxes | NDArray[np.uint8]:
-    if not isinstance(truth, Boxes):
-        return fit_mask(truth, config.size_wh, config.resize)
-    boxes, lost = on_network(truth, place(size_wh, config.size_wh, config.resize.mode), config.size_wh)
-    problems.add("box cut away whole by data.resize.mode = 'crop'", item.id, lost)
-    return boxes
 
 
 def gaps(data: Annotated, counts: dict[Split, NDArray[np.int64]]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_demo.errors import InputError
-from stages.data import coco, voc, yolo
+from stages.data import coco, labels, voc, yolo
 from stages.data.annotated import Annotated, Item
 from stages.data.splits import PRECEDENCE
 from stages.spec import DataConfig, ScenesConfig, Split
@@ -33,6 +33,9 @@ LAYOUTS: dict[str, Layout] = {
         "your own, COCO json: boxes or masks", ("detect", "segment"), coco.recognized, coco.files, coco.read
     ),
     "yolo": Layout("your own, YOLO txt and yaml: boxes", ("detect",), yolo.recognized, yolo.files, yolo.read),
+    "labels": Layout(
+        "your own, labels.csv: any number of labels each", ("multilabel",), labels.recognized, labels.files, labels.read
+    ),
 }
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_demo.errors import InputError
-from edge_demo.image import Frame, load_cv2, place
-from stages.data.annotated import CROWD, VOID, Boxes
-from stages.data.annotated_prepare import opened, truth_of
+from edge_demo.image import Frame, load_cv2
+from stages.data.annotated import CROWD, VOID, Boxes, Item
+from stages.data.annotated_prepare import opened
 from stages.data.annotated_sets import open_set
-from stages.data.boxes import on_network
-from stages.data.masks import fit_mask
 from stages.data.prepare import network_frame
+from stages.data.truths import KINDS, truth_of
 from stages.spec import DataConfig, Split
 
 GOLDEN = 0.618034  # steps of the golden section spread any number of hues
@@ -29,10 +29,13 @@ def colour_bgr(class_id: int) -> tuple[int, int, int]:
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
-def annotated(frame: Frame, truth: Boxes | NDArray[np.uint8], labels: Sequence[str]) -> Frame:
-    """A BGR copy of a frame (H, W, 1 or 3) with its boxes and class names, or its mask blended in, void white."""
+def annotated(task: str, frame: Frame, truth: Any, labels: Sequence[str]) -> Frame:
+    """A BGR copy of a frame (H, W, 1 or 3) with its boxes and class names, or its mask blended in, void white.
+
+    Labels of a whole picture are not drawn: they are its name.
+    """
     out = np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame.copy()
-    return _with_boxes(out, truth, labels) if isinstance(truth, Boxes) else _with_mask(out, truth, len(labels))
+    return DRAW[task](out, truth, labels) if task in DRAW else out
 
 
 def _with_boxes(out: Frame, boxes: Boxes, labels: Sequence[str]) -> Frame:
@@ -45,12 +48,23 @@ def _with_boxes(out: Frame, boxes: Boxes, labels: Sequence[str]) -> Frame:
     return out
 
 
-def _with_mask(out: Frame, mask: NDArray[np.uint8], num_labels: int) -> Frame:
+def _with_mask(out: Frame, mask: NDArray[np.uint8], labels: Sequence[str]) -> Frame:
+    num_labels = len(labels)
     palette = np.zeros((VOID + 1, 3), np.float32)
     palette[:num_labels] = [(0, 0, 0), *(colour_bgr(class_id) for class_id in range(1, num_labels))]
     palette[VOID] = VOID_BGR
     shown = (mask > 0)[:, :, None] * np.float32(0.5)
     return (out * (1 - shown) + palette[mask] * shown).astype(np.uint8)
+
+
+DRAW: dict[str, Callable[[Frame, Any, Sequence[str]], Frame]] = {"detect": _with_boxes, "segment": _with_mask}
+
+
+def _name(item: Item, labels: Sequence[str]) -> str:
+    """What the labels say, else the file's name."""
+    if item.tags is None:
+        return Path(item.id).stem
+    return " ".join(label for label, has in zip(labels, item.tags, strict=True) if has) or "(none)"
 
 
 def pictures(config: DataConfig, split: Split, n: int) -> tuple[NDArray[np.uint8], list[str]]:
@@ -59,7 +73,7 @@ def pictures(config: DataConfig, split: Split, n: int) -> tuple[NDArray[np.uint8
     Raises:
         InputError: as the data stage, or no picture of the split can be used.
     """
-    _, data = open_set(config)
+    task, data = open_set(config)
     items = data.splits[split]
     picked = sorted({round(at) for at in np.linspace(0, len(items) - 1, min(n, len(items)))})
     frames, names = [], []
@@ -68,15 +82,12 @@ def pictures(config: DataConfig, split: Split, n: int) -> tuple[NDArray[np.uint8
         if picture is None:
             continue
         size_wh = (picture.shape[1], picture.shape[0])
-        truth = truth_of(item, size_wh, len(data.labels), data.problems)
+        truth = truth_of(task, item, size_wh, len(data.labels), data.problems)
         if truth is None:
             continue
-        if isinstance(truth, Boxes):
-            truth, _ = on_network(truth, place(size_wh, config.size_wh, config.resize.mode), config.size_wh)
-        else:
-            truth = fit_mask(truth, config.size_wh, config.resize)
-        frames.append(annotated(network_frame(picture, config), truth, data.labels))
-        names.append(Path(item.id).stem)
+        placed = KINDS[task].placed(truth, size_wh, config, item.id, data.problems)
+        frames.append(annotated(task, network_frame(picture, config), placed, data.labels))
+        names.append(_name(item, data.labels))
     if not frames:
         raise InputError(f"data: no usable pictures in {split}", "type: pipeline data check")
     return np.stack(frames), names

@@ -1,21 +1,22 @@
-"""Writes a split of boxes or masks: frames at network size streamed to disk, the truth beside them."""
+"""Writes a split of boxes, masks or several labels: frames at network size streamed to disk, the truth beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_demo.image import Frame
-from stages.data.annotated import VOID, Boxes
+from stages.data.annotated import Boxes
 from stages.data.prepare import npy_header
+from stages.data.truths import KINDS
 from stages.spec import DataConfig, Split
 
 BOX_FILES = ("boxes", "box_items", "box_classes", "box_flags")
@@ -57,8 +58,8 @@ class Ready:
     """Content hash of the source picture."""
     frame: Frame
     original_wh: tuple[int, int]
-    truth: Boxes | NDArray[np.uint8]
-    """Boxes in network pixels, or a mask (H, W)."""
+    truth: Any
+    """As the task has it, in the network's frame; see `stages.data.truths`."""
 
 
 @dataclass(slots=True)
@@ -68,57 +69,39 @@ class Written:
     levels: NDArray[np.int64]
     """Histogram (C, 256) of the frames' values."""
     class_counts: NDArray[np.int64]
-    """Boxes per class, or frames that show it."""
+    """Boxes per class, or frames that show or have it."""
     ids: list[dict[str, str]] = field(default_factory=list)
     sizes_wh: list[tuple[int, int]] = field(default_factory=list)
     digest: str = ""
 
 
-class SplitWriter:
-    """The files of one split; `close` writes what is small and gives what is known."""
+class TruthFiles(Protocol):
+    """The files of a split's truth while it is written."""
 
-    def __init__(self, out_dir: Path, split: Split, task: str, config: DataConfig, num_labels: int) -> None:
-        self.out_dir, self.split, self.task = out_dir, split, task
-        channels = 1 if config.colour == "gray" else 3
-        size_hw = config.size_wh[::-1]
-        self.frames = Stack(out_dir / f"{split}.frames.npy", (*size_hw, channels)).__enter__()
-        self.masks = Stack(out_dir / f"{split}.masks.npy", size_hw).__enter__() if task == "segment" else None
+    def add(self, truth: Any) -> None:
+        """Takes the truth of the next frame."""
+
+    def close(self) -> bytes:
+        """Ends the files; what the split's digest covers of them."""
+
+
+class BoxFiles:
+    """Boxes of all frames, one after the other."""
+
+    def __init__(self, out_dir: Path, split: Split, size_wh: tuple[int, int]) -> None:
+        self.out_dir, self.split = out_dir, split
         self.boxes: list[Boxes] = []
-        self.known = Written(np.zeros((channels, 256), np.int64), np.zeros(num_labels, np.int64))
 
-    def add(self, ready: Ready) -> None:
-        """Appends a frame and its truth."""
-        known = self.known
-        self.frames.add(ready.frame)
-        for channel in range(ready.frame.shape[2]):
-            known.levels[channel] += np.bincount(ready.frame[:, :, channel].ravel(), minlength=256)
-        known.ids.append({"id": ready.id, "sha256": ready.key})
-        known.sizes_wh.append(ready.original_wh)
-        if isinstance(ready.truth, Boxes):
-            self.boxes.append(ready.truth)
-            known.class_counts += np.bincount(ready.truth.classes, minlength=len(known.class_counts))
-        elif self.masks is not None:
-            self.masks.add(ready.truth)
-            shown = np.flatnonzero(np.bincount(ready.truth.ravel(), minlength=VOID + 1)[: len(known.class_counts)])
-            known.class_counts[shown] += 1
+    def add(self, truth: Boxes) -> None:
+        """Takes the boxes of the next frame."""
+        self.boxes.append(truth)
 
-    def close(self) -> Written:
-        """Ends the files."""
-        for stack in (self.frames, self.masks):
-            if stack is not None:
-                stack.__exit__(None, None, None)
-        sizes = np.array(self.known.sizes_wh, np.int64).reshape(-1, 2)
-        self._save("original_wh", sizes)
-        digest = self.frames.digest
-        digest.update(sizes.tobytes())
-        if self.masks is not None:
-            digest.update(self.masks.digest.digest())
-        else:
-            for name, values in zip(BOX_FILES, self._flat(), strict=True):
-                self._save(name, values)
-                digest.update(values.tobytes())
-        self.known.digest = digest.hexdigest()
-        return self.known
+    def close(self) -> bytes:
+        """Writes the flat arrays."""
+        arrays = dict(zip(BOX_FILES, self._flat(), strict=True))
+        for name, values in arrays.items():
+            _save(self.out_dir, self.split, name, values)
+        return b"".join(values.tobytes() for values in arrays.values())
 
     def _flat(self) -> Sequence[NDArray[np.float32] | NDArray[np.int64] | NDArray[np.uint8]]:
         counts = [len(boxes) for boxes in self.boxes]
@@ -129,8 +112,85 @@ class SplitWriter:
             np.concatenate([np.empty(0, np.uint8), *(boxes.flags for boxes in self.boxes)]),
         )
 
-    def _save(self, name: str, values: NDArray[np.generic]) -> None:
-        np.save(self.out_dir / f"{self.split}.{name}.npy", values, allow_pickle=False)
+
+class MaskFile:
+    """One mask after the other."""
+
+    def __init__(self, out_dir: Path, split: Split, size_wh: tuple[int, int]) -> None:
+        self.masks = Stack(out_dir / f"{split}.masks.npy", size_wh[::-1]).__enter__()
+
+    def add(self, truth: NDArray[np.uint8]) -> None:
+        """Appends a mask (H, W)."""
+        self.masks.add(truth)
+
+    def close(self) -> bytes:
+        """Ends the file."""
+        self.masks.__exit__(None, None, None)
+        return self.masks.digest.digest()
+
+
+class TagFile:
+    """0 or 1 for each label, frame by frame."""
+
+    def __init__(self, out_dir: Path, split: Split, size_wh: tuple[int, int]) -> None:
+        self.out_dir, self.split = out_dir, split
+        self.tags: list[NDArray[np.uint8]] = []
+
+    def add(self, truth: NDArray[np.uint8]) -> None:
+        """Takes the labels (num_labels,) of the next frame."""
+        self.tags.append(truth)
+
+    def close(self) -> bytes:
+        """Writes the array."""
+        tags = np.stack(self.tags) if self.tags else np.empty((0, 0), np.uint8)
+        _save(self.out_dir, self.split, "tags", tags)
+        return tags.tobytes()
+
+
+TRUTH_FILES: dict[str, Callable[[Path, Split, tuple[int, int]], TruthFiles]] = {
+    "detect": BoxFiles,
+    "segment": MaskFile,
+    "multilabel": TagFile,
+}
+"""Task -> (folder, split, width and height of a frame) -> what writes its truth."""
+
+
+class SplitWriter:
+    """The files of one split; `close` writes what is small and gives what is known."""
+
+    def __init__(self, out_dir: Path, split: Split, task: str, config: DataConfig, num_labels: int) -> None:
+        self.out_dir, self.split = out_dir, split
+        self.per_class = KINDS[task].per_class
+        channels = 1 if config.colour == "gray" else 3
+        self.frames = Stack(out_dir / f"{split}.frames.npy", (*config.size_wh[::-1], channels)).__enter__()
+        self.truth = TRUTH_FILES[task](out_dir, split, config.size_wh)
+        self.known = Written(np.zeros((channels, 256), np.int64), np.zeros(num_labels, np.int64))
+
+    def add(self, ready: Ready) -> None:
+        """Appends a frame and its truth."""
+        known = self.known
+        self.frames.add(ready.frame)
+        self.truth.add(ready.truth)
+        for channel in range(ready.frame.shape[2]):
+            known.levels[channel] += np.bincount(ready.frame[:, :, channel].ravel(), minlength=256)
+        known.ids.append({"id": ready.id, "sha256": ready.key})
+        known.sizes_wh.append(ready.original_wh)
+        known.class_counts += self.per_class(ready.truth, len(known.class_counts))
+
+    def close(self) -> Written:
+        """Ends the files."""
+        self.frames.__exit__(None, None, None)
+        sizes = np.array(self.known.sizes_wh, np.int64).reshape(-1, 2)
+        _save(self.out_dir, self.split, "original_wh", sizes)
+        digest = self.frames.digest
+        digest.update(sizes.tobytes())
+        digest.update(self.truth.close())
+        self.known.digest = digest.hexdigest()
+        return self.known
+
+
+def _save(out_dir: Path, split: Split, name: str, values: NDArray[np.generic]) -> None:
+    np.save(out_dir / f"{split}.{name}.npy", values, allow_pickle=False)
 
 
 def write_items(out_dir: Path, written: Mapping[Split, Written]) -> None:

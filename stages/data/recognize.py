@@ -15,7 +15,11 @@ from stages.data.annotated_sets import LAYOUTS, task_of
 from stages.data.labelled import without_repeats
 
 LOOKED_AT = 32  # pictures
-ANNOTATED_SIDE = {"detect": 320, "segment": 192}  # longer side of a frame by task: what covers an area may be coarser
+ANNOTATED_SIDE = {
+    "detect": 320,
+    "segment": 192,
+    "multilabel": 128,
+}  # longer side of a frame by task: what covers an area may be coarser
 ANNOTATED_STEP = 16  # both sides are multiples of it
 SAME_SHAPE = 0.1  # how far ratios of sides may be from the median for all pictures to be of one shape
 SMALLEST, LARGEST, STEP = 32, 128, 32
@@ -86,7 +90,7 @@ def _classes(path: Path, task: str) -> Recognized:
     try:
         pictures = folder.files(path, folder.SPLITS)
     except InputError as error:
-        known = "VOC (JPEGImages), COCO (annotations/*.json), YOLO (data.yaml), a sub-folder per class"
+        known = "VOC (JPEGImages), COCO (annotations/*.json), YOLO (data.yaml), labels.csv, a sub-folder per class"
         raise InputError(f"{path}: no layout that is known: {known}", error.message) from None
     task_of("folder", task, ("classify",))
     shorter = float(np.median([min(read_frame(file).shape[:2]) for file in _some(pictures)]))

@@ -22,6 +22,6 @@ def pictures(config: DataConfig, split: Split, n: int) -> tuple[NDArray[np.uint8
         if made == split:
             frames, truth = fresh_scenes(source, seed, 0, n)
             each = [boxes_at(truth, at) if isinstance(truth, FlatBoxes) else truth[at] for at in range(n)]
-            drawn = [annotated(frame, one, labels) for frame, one in zip(frames, each, strict=True)]
+            drawn = [annotated(source.task, frame, one, labels) for frame, one in zip(frames, each, strict=True)]
             return np.stack(drawn), [str(at) for at in range(n)]
     raise ValueError(f"no split {split}")

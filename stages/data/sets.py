@@ -89,10 +89,11 @@ ANNOTATED = {
     "voc": "your own boxes or masks, Pascal VOC folder",
     "coco": "your own boxes or masks, COCO json",
     "yolo": "your own boxes, YOLO txt and yaml",
+    "labels": "your own pictures with any number of labels, labels.csv",
     "scenes-detect": "composed: 1 to 6 real digits or clothes a frame, boxes",
     "scenes-segment": "composed: 1 to 6 real digits or clothes a frame, masks",
 }
-"""Sets of boxes or masks, which `stages.data.annotated_sets` and `stages.data.scenes` read."""
+"""Sets of boxes, masks or several labels, which `stages.data.annotated_sets` and `stages.data.scenes` read."""
 
 
 @dataclass(frozen=True, slots=True)

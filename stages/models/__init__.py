@@ -40,8 +40,8 @@ class Network:
     """What of it ONNX Runtime and OpenVINO both run in INT8, activations apart."""
     activation: str = ""
     """What `train.model.activation = "auto"` means to it; empty: nothing."""
-    task: str = "classify"
-    """What it is for: a key of `stages.tasks.TASKS`, whose `raw_outputs` it returns."""
+    tasks: tuple[str, ...] = ("classify", "multilabel")
+    """What it is for: keys of `stages.tasks.TASKS`, whose `raw_outputs` it returns."""
 
 
 STAGED = ("depth", "width", "activation", "dropout", "last_side", "channels")
@@ -68,14 +68,14 @@ MODELS: dict[str, Network] = {
         ("depth", "width", "activation", "last_side"),
         "convolutions, additions, max pooling, nearest resizing; what comes after is float",
         "relu",
-        "detect",
+        ("detect",),
     ),
     "segmenter": Network(
         segmenter,
         ("depth", "width", "activation", "last_side", "pool_stem"),
         "convolutions, max pooling, nearest resizing, concatenation; what comes after is float",
         "relu",
-        "segment",
+        ("segment",),
     ),
 }
 
@@ -99,7 +99,7 @@ def build(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num_l
     row = network(config.name)
     for dial, field in ModelConfig.model_fields.items():
         if dial != "name" and dial not in row.dials and getattr(config, dial) != field.default:
-            have = [name for name, other in MODELS.items() if dial in other.dials and other.task == row.task]
+            have = [name for name, other in MODELS.items() if dial in other.dials and other.tasks == row.tasks]
             hint = f"leave it out, or choose {' or '.join(have)}" if have else "leave it out"
             raise InputError(f"train.model.{dial}: has no effect on {config.name}", hint)
     return row.build(config, in_channels, size_wh, num_labels)

@@ -20,7 +20,7 @@ EXAMPLES = {
     "detect": ((1, (160, 160)), (3, (320, 320))),
     "segment": ((1, (160, 160)), (3, (320, 320))),
 }
-"""Task -> channels and size_wh of the pictures that its networks are shown for."""
+"""First task of a network -> channels and size_wh of the pictures that its networks are shown for."""
 LABELS = 10
 NOT_TURNED = ("channels",)
 """What pruning sets, not people."""
@@ -61,8 +61,8 @@ def card(name: str) -> Card:
     summary = (row.build.__doc__ or "").partition("\n")[0]
     with torch.random.fork_rng():
         dials = tuple(dial for dial in row.dials if dial not in NOT_TURNED)
-        costs = tuple(_cost(name, in_channels, size_wh) for in_channels, size_wh in EXAMPLES[row.task])
-    return Card(name, row.task, summary, dials, costs, row.int8)
+        costs = tuple(_cost(name, in_channels, size_wh) for in_channels, size_wh in EXAMPLES[row.tasks[0]])
+    return Card(name, " or ".join(row.tasks), summary, dials, costs, row.int8)
 
 
 def _cost(name: str, in_channels: int, size_wh: tuple[int, int]) -> Cost:

@@ -16,7 +16,7 @@ from stages.augment import Draws, augment
 from stages.augment.boxes import augment_boxes
 from stages.augment.masks import augment_masks
 from stages.spec import AugmentConfig, DataResult, Split, TrainConfig
-from stages.tasks import classify, detect, segment
+from stages.tasks import classify, detect, multilabel, segment
 
 
 class Targets(Protocol):
@@ -87,6 +87,21 @@ TASKS: dict[str, Task] = {
         predictions=classify.predictions,
         fits_from=0.9,
         is_teachable=True,
+    ),
+    "multilabel": Task(
+        raw_outputs=("logits", "embedding"),
+        outputs=("scores", "embedding"),
+        post=multilabel.post,
+        check=multilabel.check,
+        targets=multilabel.targets,
+        loss=multilabel.loss,
+        hits=None,
+        augment=augment,
+        truths=multilabel.truths,
+        plain_truth=multilabel.plain_truth,
+        strata=multilabel.strata,
+        predictions=multilabel.predictions,
+        fits_from=0.8,
     ),
     "detect": Task(
         raw_outputs=("logits", "sides"),

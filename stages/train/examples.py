@@ -121,8 +121,8 @@ def check_config(config: TrainConfig, data: DataResult) -> None:
         raise InputError(
             f"train.task: {config.task}, but the data is for {data.task}", f"set train.task to {data.task}"
         )
-    if network(config.model.name).task != config.task:
-        fitting = ", ".join(name for name, row in MODELS.items() if row.task == config.task)
+    if config.task not in network(config.model.name).tasks:
+        fitting = ", ".join(name for name, row in MODELS.items() if config.task in row.tasks)
         raise InputError(
             f"train.model.name: {config.model.name} is no network for {config.task}", f"known: {fitting or 'none'}"
         )

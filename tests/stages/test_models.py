@@ -22,7 +22,7 @@ INT8_FRIENDLY = (
     *(nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d),
     *(nn.Linear, nn.Flatten, nn.Dropout),
 )
-CLASSIFIERS = [name for name, row in MODELS.items() if row.task == "classify"]
+CLASSIFIERS = [name for name, row in MODELS.items() if "classify" in row.tasks]
 SIDES = {name: 28 if name in CLASSIFIERS else 160 for name in MODELS}
 WITH_DIALS = ("mlp", "fast", "resnet", "mobile")
 
