@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
     def forward(self, batch: Tensor) -> tuple[Tensor]:
         """float32 (N, C, H, W) -> logits (N, num_labels s s, H / s, W / s), s the side of the stem's steps.
 
-        Each place has the logits of its s x s pixels, as `stages.tasks.segment.per_pixel` puts them.
+        Each place has the logits of its s x s pixels, as `stages.tasks.segment.Post` puts them.
         """
         stem, stages = self.body.children()
         maps = [stem(batch)]

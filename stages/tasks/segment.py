@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,8 +26,9 @@ WORST, OTHERS = 48, 24
 class Post(nn.Module):
     """logits (N, num_labels s s, H / s, W / s) -> classes uint8 (N, H, W).
 
-    The class of each pixel is found first and the pixels are put in their places then: a byte each is moved, not a
-    float for every class.
+    s x s pixels share a place; channel `(c s + y) s + x` is class c of the pixel y down and x to the right in it. The
+    class of each pixel is found first and the pixels are put in their places then: a byte each is moved, not a float
+    for every class. Source of the order: Shi et al. 2016, arXiv:1609.05158, section 2.2.
     """
 
     def __init__(self, size_wh: tuple[int, int]) -> None:
@@ -42,15 +42,6 @@ class Post(nn.Module):
         found = torch.unflatten(logits, 1, (-1, fine * fine)).argmax(dim=1).to(torch.uint8)
         placed = torch.unflatten(found, 1, (fine, fine)).permute(0, 3, 1, 4, 2)
         return (placed.flatten(3, 4).flatten(1, 2),)
-
-
-def per_pixel(logits: Tensor, fine: int) -> Tensor:
-    """Sorts logits (N, num_labels s s, h, w), `fine` = s, of s x s pixels per place, to (N, num_labels, s h, s w).
-
-    Channel `(c s + y) s + x` is class c of the pixel y down and x to the right. Source: Shi et al. 2016,
-    arXiv:1609.05158, section 2.2.
-    """
-    return F.pixel_shuffle(logits, fine)
 
 
 def loss(raw: tuple[Tensor, ...], targets: Tensor, config: TrainConfig, class_weights: Tensor | None = None) -> Tensor:
@@ -79,32 +70,44 @@ def loss(raw: tuple[Tensor, ...], targets: Tensor, config: TrainConfig, class_we
 
 
 def of_each(raw: Tensor, targets: Tensor, label_smoothing: float, class_weights: Tensor | None) -> Tensor:
-    """The loss of each picture (N,); see `loss`."""
-    logits = per_pixel(raw.float(), targets.shape[1] // raw.shape[2])
-    known = targets != VOID
-    truth = torch.where(known, targets, 0).long()
+    """The loss of each picture (N,); see `loss`.
+
+    No sum over pixels minds their order, so the truth's bytes are put in the order of the logits, not these in its:
+    moving them, and their gradients back, took a sixth of a training step (16 pictures of 128x128, 208 and 171 ms).
+    """
+    logits = torch.unflatten(raw.float().contiguous(), 1, (-1, (targets.shape[1] // raw.shape[2]) ** 2)).flatten(2)
+    ids = per_place(targets, raw.shape[2])
+    known = ids != VOID
+    truth = torch.where(known, ids, 0).long()
     log_p = logits.log_softmax(dim=1)
-    entropy = F.nll_loss(log_p, truth, weight=class_weights, reduction="none")
+    log_true = log_p.gather(1, truth[:, None])[:, 0]
+    entropy = -log_true if class_weights is None else -log_true * class_weights[truth]
     if label_smoothing:
-        even = log_p if class_weights is None else log_p * class_weights.view(1, -1, 1, 1)
+        even = log_p if class_weights is None else log_p * class_weights.view(1, -1, 1)
         entropy = (1 - label_smoothing) * entropy - label_smoothing * even.mean(dim=1)
-    pixels = known.flatten(1).sum(dim=1)
-    entropies = (entropy * known).flatten(1).sum(dim=1) / pixels.clamp_min(1)
-    return entropies + dice(log_p.exp(), truth, known)
+    entropies = (entropy * known).sum(dim=1) / known.sum(dim=1).clamp_min(1)
+    return entropies + dice(log_p, log_true, truth, known.to(log_p.dtype))
 
 
-def dice(p: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+def per_place(targets: Tensor, height: int) -> Tensor:
+    """uint8 (N, H, W) -> (N, s s h w), s = H / h: the pixels in the order of the logits; see `Post`."""
+    fine = targets.shape[1] // height
+    tiled = torch.unflatten(torch.unflatten(targets, 2, (-1, fine)), 1, (-1, fine))  # n, h, s, w, s
+    return tiled.permute(0, 2, 4, 1, 3).flatten(1)
+
+
+def dice(log_p: Tensor, log_true: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """The Dice loss of each picture (N,), in 0..1.
 
     Args:
-        p: (N, num_labels, H, W) probabilities.
-        truth: int64 (N, H, W) class ids; any where not known.
-        known: bool (N, H, W), whether a pixel counts.
+        log_p: (N, num_labels, P) log probabilities of the classes of P pixels.
+        log_true: (N, P), of the true ones.
+        truth: int64 (N, P) class ids; any where the weight is 0.
+        weight: (N, P), 1 where a pixel counts, else 0.
     """
-    weight, index = known.flatten(1).to(p.dtype), truth.flatten(1)
-    right = p.flatten(2).gather(1, index[:, None])[:, 0] * weight
-    both, true = (torch.zeros_like(p[:, :, 0, 0]).scatter_add(1, index, values) for values in (right, weight))
-    found = torch.einsum("ncp,np->nc", p.flatten(2), weight)
+    right = log_true.exp() * weight
+    both, true = (torch.zeros_like(log_p[:, :, 0]).scatter_add(1, truth, values) for values in (right, weight))
+    found = torch.einsum("ncp,np->nc", log_p.exp(), weight)
     lost = 1 - (2 * both + SMOOTH) / (found + true + SMOOTH)
     shown = true > 0
     return (lost * shown).sum(dim=1) / shown.sum(dim=1).clamp_min(1)

@@ -168,7 +168,7 @@ def test_a_segmenter_is_made_of_what_int8_likes() -> None:
     model = build(MODEL, 3, (SIZE, SIZE), 4)
     kinds = {type(module) for module in model.modules() if not list(module.children())}
     assert kinds <= {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d}
-    assert MODELS["segmenter"].task == "segment"
+    assert MODELS["segmenter"].tasks == ("segment",)
 
 
 def test_the_body_has_the_names_and_shapes_of_fast() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge_demo.tasks.segment_metric import VOID
 from stages.spec import TrainConfig
-from stages.tasks.segment import Post, loss, per_pixel
+from stages.tasks.segment import Post, loss, per_place
 
 PLAIN = TrainConfig(task="segment")
 
@@ -132,5 +132,7 @@ def test_post_is_the_argmax_of_every_pixel() -> None:
 def test_pixels_lie_where_the_docstring_says() -> None:
     logits = torch.zeros(1, 8, 2, 2)
     logits[0, 4 * 1 + 2 * 1 + 0, 0, 1] = 5  # class 1, one down, none to the right, in the place (0, 1)
-    assert per_pixel(logits, 2)[0, 1, 1, 2] == 5
+    assert F.pixel_shuffle(logits, 2)[0, 1, 1, 2] == 5
+    truth = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+    assert per_place(truth, 2).view(2, 2, 2, 2)[1, 0, 0, 1] == truth[0, 1, 2]
     assert Post((4, 4))(logits)[0][0].nonzero().tolist() == [[1, 2]]

@@ -99,7 +99,7 @@ def weights(result: TrainResult) -> bytes:
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("model", sorted(name for name, row in MODELS.items() if row.task == "classify"))
+@pytest.mark.parametrize("model", sorted(name for name, row in MODELS.items() if "classify" in row.tasks))
 def test_every_model_trains_with_every_optimizer(few: DataResult, tmp_path: Path, model: str, optimizer: str) -> None:
     """A short real run; the loss of the second half is below that of an answer by chance or of the start."""
     lr = {"sgd": 0.02, "adagrad": 0.02, "adadelta": 1.0}.get(optimizer, 0.003)
