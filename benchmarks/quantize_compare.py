@@ -1,4 +1,4 @@
-"""Ours against others: `python benchmarks/quantize_compare.py [PRESET ...] [--runs DIR] [--data DIR] [--out JSON]`.
+"""Ours against others: `python benchmarks/quantize_compare.py [PRESET ...] [--set a.b=v] [--runs DIR] [--data DIR]`.
 
 For each preset one `pipeline train`, or with `--trained` the network that is in the run folder, however old; then
 export and quantize, and the same bare FP32 network and the same calibration images through ONNX
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,13 @@ from stages.quantize.speed import paired_speed
 from stages.spec import Candidate, DataResult, ExportResult, QuantizeConfig, QuantizeResult, TrainResult
 
 
-def run(preset: str, data: Path | None, folder: Path, *, trained: bool) -> dict[str, Any]:
+def run(preset: str, sets: Sequence[str], data: Path | None, folder: Path, *, trained: bool) -> dict[str, Any]:
     """One preset: train, export, quantize with the product, then every other tool on the same files."""
     if not trained:
-        common.pipeline("train", "--preset", preset, "--run", str(folder), env=common.environment(data))
+        flags = [word for key in sets for word in ("--set", key)]
+        common.pipeline("train", "--preset", preset, "--run", str(folder), *flags, env=common.environment(data))
     found = read_other_run(str(folder), "--runs")
-    config = load_config(preset=preset)
+    config = load_config(None, preset, sets)
     with tempfile.TemporaryDirectory() as scratch:
         places = {name: Path(scratch) / name for name in ("export", "quantize", "others")}
         for place in places.values():
@@ -153,6 +155,7 @@ def main() -> None:
     parser = common.parser(__doc__ or "")
     parser.add_argument("--data", type=Path, help="folder of the standard sets (default: PIPELINE_DATA)")
     parser.add_argument("presets", nargs="*", default=["digits"])
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=v", help="for every preset")
     parser.add_argument("--runs", type=Path, help="keep the run folders here, and go on from what is there")
     parser.add_argument("--trained", action="store_true", help="take the networks in --runs as they are")
     options = parser.parse_args()
@@ -161,10 +164,11 @@ def main() -> None:
     for preset in options.presets:
         with tempfile.TemporaryDirectory() as scratch:
             folder = (options.runs or Path(scratch)) / preset
-            found = run(preset, options.data, folder, trained=options.trained)
+            found = run(preset, options.set, options.data, folder, trained=options.trained)
         document["presets"].append(found)
         took = f"{found['quantize_seconds']:.1f} s, {found['quantize_cpu_s']:.1f} s of CPU"
-        tables.append(f"{preset}: quantize took {took}\n\n{shown(found)}")
+        told = f"{preset} {' '.join(options.set)}".strip()
+        tables.append(f"{told}: quantize took {took}\n\n{shown(found)}")
     common.end(document, tables, options.out)
 
 
