@@ -128,7 +128,7 @@ max_int8_drop = 0.01
 """
 TRAINING = {"detect": DETECT, "segment": SEGMENT, "multilabel": MULTILABEL}
 """What else [train] says, by task; of a task that is not here, nothing."""
-PASSES = {"detect": 80_000, "segment": 40_000, "multilabel": 80_000}  # pictures seen in a training
+PASSES = {"detect": 40_000, "segment": 40_000, "multilabel": 80_000}  # pictures seen in a training
 FEWEST_EPOCHS, MOST_EPOCHS = 20, 300
 
 
