@@ -210,6 +210,8 @@ class AugmentConfig(BaseModel):
     """Standard deviation of smooth elastic displacements, as a share of the side."""
     flip: Fraction = 0.0
     """Probability of a left-right flip."""
+    flip_in_turn: bool = False
+    """With flip = 0.5: each picture is mirrored in every other epoch, instead of by chance."""
     flip_vertical: Fraction = 0.0
     """Probability of an upside-down flip."""
     quarter_turns: Fraction = 0.0
@@ -241,6 +243,8 @@ class AugmentConfig(BaseModel):
 
     @model_validator(mode="after")
     def _policy_is_whole(self) -> Self:
+        if self.flip_in_turn and self.flip != 0.5:
+            raise ValueError("flip_in_turn mirrors each picture half of the time; set flip to 0.5")
         if bool(self.policy) != bool(self.policy_magnitude):
             raise ValueError("policy and policy_magnitude have no effect without each other; set both or neither")
         return self

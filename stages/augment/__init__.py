@@ -101,9 +101,10 @@ def limits_of(config: AugmentConfig, draws: Draws, channels: int) -> Limits:
             "train.augment.colour: the frames are gray", "set it to 0, or data.colour = 'rgb' for a set in colour"
         )
     limits: Limits = {name: float(getattr(config, name)) for name in PER_PICTURE}
-    if not config.policy:
-        return limits
-    return with_policy(limits, draws, config.policy, config.policy_magnitude, channels)
+    if config.policy:
+        limits = with_policy(limits, draws, config.policy, config.policy_magnitude, channels)
+    mirrored = draws.own_mirrored()
+    return limits if mirrored is None else {**limits, "flip": mirrored.float()}  # 0 and 1 are certain
 
 
 def change(frames: Tensor, limits: Limits, draws: Draws) -> tuple[Tensor, Geometry | None]:

@@ -21,11 +21,17 @@ class Draws:
     """Pictures of the whole batch."""
     part: slice = field(default_factory=lambda: slice(None))
     """Which of them this process has."""
+    mirrored: Tensor | None = None
+    """bool (total,): which of the whole batch are mirrored, where chance does not decide (`flip_in_turn`)."""
 
     @property
     def n(self) -> int:
         """Pictures of the part."""
         return len(range(*self.part.indices(self.total)))
+
+    def own_mirrored(self) -> Tensor | None:
+        """`mirrored` of the part, (n, 1, 1, 1)."""
+        return None if self.mirrored is None else self.mirrored[self.part].view(-1, 1, 1, 1)
 
     def uniform(self, *shape: int) -> Tensor:
         """float32 in [0, 1): (n, *shape), or (n, 1, 1, 1) without a shape."""

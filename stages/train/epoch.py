@@ -26,6 +26,7 @@ __all__ = ["Learner", "Measured", "Watch", "evaluate", "steps_of", "train_epoch"
 
 REPORT_EVERY_S = 0.5
 EVAL_BATCH = 500  # frames of a pass without gradients
+FLIPS = 0  # in the place of an epoch, which count from 1: names the random numbers of `mirrored_in`
 EVAL_PIXELS = 1 << 22  # of such a pass, which bounds its memory where frames are large
 
 
@@ -51,6 +52,17 @@ def epoch_seeds(seed: int, epoch: int, steps: int) -> list[int]:
     return [int(n) for n in np.random.SeedSequence((seed, epoch)).generate_state(1 + 2 * steps, np.uint64)]
 
 
+def mirrored_in(epoch: int, seed: int, count: int, device: torch.device) -> torch.Tensor:
+    """Which pictures are mirrored in an epoch, bool (count,): in every other one, from the first or the second on.
+
+    Half of them at any time, and each picture is seen both ways in any two epochs, where coins would show a quarter of
+    them twice the same. Source: Jordan 2024, arXiv:2404.00498, section 3.6, "alternating flip".
+    """
+    coins = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, FLIPS)).generate_state(1, np.uint64)[0]))
+    first = torch.rand(count, generator=coins) < 0.5
+    return (first if epoch % 2 else ~first).to(device)
+
+
 def train_epoch(
     learner: Learner, examples: Examples, progress: Progress, total_steps: int, watch: Watch
 ) -> dict[str, float]:
@@ -73,6 +85,7 @@ def train_epoch(
     generator = torch.Generator(device).manual_seed(seeds[0])
     order = torch.randperm(len(examples), generator=generator, device=device)
     batches = Feed(examples, order, batch, shard)
+    mirrored = mirrored_in(epoch, config.seed, len(examples), device)[order] if config.augment.flip_in_turn else None
     metric = learner.device_task.metric if learner.task.hits else ""
     running = Running(metric, **progress.sums)  # type: ignore[arg-type]
     good, lr, index, reported = remember(learner), 0.0, progress.index, time.perf_counter()
@@ -83,7 +96,8 @@ def train_epoch(
         generator.manual_seed(seeds[1 + 2 * index])
         seed_device(device, seeds[2 + 2 * index] + rank())
         try:
-            loss, hits = train_step(learner, frames, targets, lr, generator, progress.pass_size)
+            turn = None if mirrored is None else mirrored[index * batch : (index + 1) * batch]
+            loss, hits = train_step(learner, frames, targets, lr, generator, progress.pass_size, turn)
         except torch.OutOfMemoryError:
             watch.note(smaller_pass(progress, first_step + index + 1))
             continue

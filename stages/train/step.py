@@ -11,7 +11,13 @@ from stages.train.learner import Learner
 
 
 def train_step(
-    learner: Learner, frames: Tensor, targets: Tensor, lr: float, generator: torch.Generator, pass_size: int = 0
+    learner: Learner,
+    frames: Tensor,
+    targets: Tensor,
+    lr: float,
+    generator: torch.Generator,
+    pass_size: int = 0,
+    mirrored: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One step on a batch, of which this process has a part; the gradient is that of the mean over all of it.
 
@@ -25,6 +31,7 @@ def train_step(
         lr: Learning rate of this step.
         generator: Of the augmentation.
         pass_size: Most frames of one pass; 0: all.
+        mirrored: bool (n,) of all processes' frames, which of them are mirrored; None: chance decides.
 
     Returns:
         Mean loss (with the teacher's part, without the L1 penalty) and the task's hits (0 where it has none), as
@@ -35,7 +42,7 @@ def train_step(
     """
     config, total = learner.config, len(frames) * world()
     frames, targets = learner.task.augment(
-        frames, targets, config.augment, Draws(generator, total, part_of(total)), len(learner.labels)
+        frames, targets, config.augment, Draws(generator, total, part_of(total), mirrored), len(learner.labels)
     )
     learner.optimizer.zero_grad(set_to_none=True)
     losses, hits = [], []

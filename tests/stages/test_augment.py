@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stages.augment import Draws
+from stages.augment import Draws, augment_alone
 from stages.augment import augment as augment_batch
 from stages.augment.geometry import warp
 from stages.augment.light import blur3
@@ -52,6 +52,17 @@ def test_all_knobs_at_zero_change_nothing_and_draw_nothing() -> None:
 def test_certain_flip_and_invert_are_exact() -> None:
     assert np.array_equal(changed(flip=1.0).numpy(), FRAMES.numpy()[:, :, ::-1])
     assert np.array_equal(changed(invert=1.0).numpy(), 255 - FRAMES.numpy())
+
+
+@pytest.mark.parametrize("knobs", [{}, {"rotate_deg": 1e-6}])
+def test_whose_turn_it_is_is_mirrored_whatever_chance_says(knobs: dict[str, float]) -> None:
+    """With and without resampling; a process mirrors those of its own part."""
+    config = AugmentConfig.model_validate({"flip": 0.5, "flip_in_turn": True} | knobs)
+    turn = torch.arange(len(FRAMES)) % 3 == 0
+    part = slice(2, None)
+    out, _ = augment_alone(FRAMES[part], config, Draws(torch.Generator().manual_seed(0), len(FRAMES), part, turn))
+    want = torch.where(turn.view(-1, 1, 1, 1), FRAMES.flip(2), FRAMES)[part]
+    assert (out.int() - want.int()).abs().max() <= 1
 
 
 def test_probabilities_are_met_and_never_half_done() -> None:

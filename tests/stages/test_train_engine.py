@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch import Tensor
 from edge_demo.errors import Error, InputError
 from stages import train
 from stages.arrays import load_frames, load_truth
+from stages.augment import augment
 from stages.models import MODELS
 from stages.spec import AugmentConfig, DataResult, ModelConfig, Step, TrainConfig, TrainResult
+from stages.tasks import TASKS
 from stages.train import device, epoch, memory, recover, stage
 from stages.train.average import average_of
 from stages.train.checkpoint import Progress
@@ -521,3 +524,29 @@ def test_a_changed_setting_is_named(
 
 def test_progress_of_a_fresh_training() -> None:
     assert Progress() == Progress(epoch=0, step=0, index=0, lr_scale=1.0, recoveries=0, notes=[], sums={})
+
+
+def test_each_picture_is_mirrored_in_every_other_epoch(
+    few: DataResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the network is shown of every picture in four epochs: one way and the other in turn, half of them first."""
+    batches: list[dict[bytes, bytes]] = []
+
+    def watched(*arguments: Any) -> Any:
+        frames, targets = augment(*arguments)
+        both = [(picture.tobytes(), picture[:, ::-1].tobytes()) for picture in frames.numpy()]
+        batches.append({min(pair): pair[0] for pair in both if pair[0] != pair[1]})
+        return frames, targets
+
+    monkeypatch.setitem(TASKS, "classify", replace(TASKS["classify"], augment=watched))
+    config = settings(epochs=4, augment=AugmentConfig(flip=0.5, flip_in_turn=True), batch_size=8)
+    train.run(config, few, out_dir=tmp_path)
+    steps = len(batches) // 4
+    first, second, third, fourth = (
+        {name: way for batch in batches[at * steps : (at + 1) * steps] for name, way in batch.items()}
+        for at in range(4)
+    )
+    shared = set(first) & set(second) & set(third) & set(fourth)
+    assert len(shared) > TRAIN / 2
+    assert all(first[name] == third[name] != second[name] == fourth[name] for name in shared)
+    assert 0.3 < np.mean([first[name] == name for name in shared]) < 0.7
