@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,15 +16,13 @@ from stages.data.annotated_sets import LAYOUTS, task_of
 from stages.data.labelled import without_repeats
 
 LOOKED_AT = 32  # pictures
-ANNOTATED_SIDE = {
-    "detect": 320,
-    "segment": 192,
-    "multilabel": 128,
-}  # longer side of a frame by task: what covers an area may be coarser
 ANNOTATED_STEP = 16  # both sides are multiples of it
 SAME_SHAPE = 0.1  # how far ratios of sides may be from the median for all pictures to be of one shape
 SMALLEST, LARGEST, STEP = 32, 128, 32
-"""Side of a classifier's frame, in pixels: half the pictures' median shorter side, in these limits and steps."""
+"""Side of a frame looked at as a whole, in pixels: half the pictures' median shorter side, in these limits and steps."""
+
+
+SizeOf = Callable[[list[Path]], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ def recognize(path: Path, task: str = "auto") -> Recognized:
         path=path,
         name=name,
         task=wanted,
-        size_wh=_annotated_wh(pictures, ANNOTATED_SIDE[wanted]),
+        size_wh=SIZES[wanted](pictures),
         colour=_colour(pictures),
         pictures=len(pictures),
         sentence=sentence,
@@ -93,17 +92,22 @@ def _classes(path: Path, task: str) -> Recognized:
         known = "VOC (JPEGImages), COCO (annotations/*.json), YOLO (data.yaml), labels.csv, a sub-folder per class"
         raise InputError(f"{path}: no layout that is known: {known}", error.message) from None
     task_of("folder", task, ("classify",))
-    shorter = float(np.median([min(read_frame(file).shape[:2]) for file in _some(pictures)]))
-    side = min(LARGEST, max(SMALLEST, round(shorter / 2 / STEP) * STEP))
     return Recognized(
         path=path,
         name="folder",
         task="classify",
-        size_wh=(side, side),
+        size_wh=SIZES["classify"](pictures),
         colour=_colour(pictures),
         pictures=len(pictures),
         sentence=f"a sub-folder per class, {len(pictures):,} pictures",
     )
+
+
+def _whole_wh(pictures: list[Path]) -> tuple[int, int]:
+    """A square for what is said of a whole picture."""
+    shorter = float(np.median([min(read_frame(file).shape[:2]) for file in _some(pictures)]))
+    side = min(LARGEST, max(SMALLEST, round(shorter / 2 / STEP) * STEP))
+    return side, side
 
 
 def _colour(pictures: list[Path]) -> Literal["gray", "rgb"]:
@@ -114,3 +118,12 @@ def _colour(pictures: list[Path]) -> Literal["gray", "rgb"]:
 
 def _some(pictures: list[Path]) -> list[Path]:
     return pictures[:: max(1, len(pictures) // LOOKED_AT)]
+
+
+SIZES: dict[str, SizeOf] = {
+    "classify": _whole_wh,
+    "multilabel": _whole_wh,
+    "detect": lambda pictures: _annotated_wh(pictures, 320),
+    "segment": lambda pictures: _annotated_wh(pictures, 192),  # what covers an area may be coarser
+}
+"""Task -> width and height of its frames for these pictures."""
