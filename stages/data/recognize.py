@@ -19,7 +19,7 @@ LOOKED_AT = 32  # pictures
 ANNOTATED_STEP = 16  # both sides are multiples of it
 SAME_SHAPE = 0.1  # how far ratios of sides may be from the median for all pictures to be of one shape
 SMALLEST, LARGEST, STEP = 32, 128, 32
-"""Side of a frame looked at as a whole, in pixels: half the pictures' median shorter side, in these limits and steps."""
+"""Side of a frame looked at as a whole, in pixels: half the pictures' median shorter side, within limits, in steps."""
 
 
 SizeOf = Callable[[list[Path]], tuple[int, int]]
