@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge_demo.errors import InputError
 from edge_demo.image import Frame, load_cv2
-from stages.data.annotated import CROWD, VOID, Boxes, Item
+from stages.data.annotated import CROWD, VOID, Boxes
 from stages.data.annotated_prepare import opened
 from stages.data.annotated_sets import open_set
 from stages.data.prepare import network_frame
@@ -60,15 +61,39 @@ def _with_mask(out: Frame, mask: NDArray[np.uint8], labels: Sequence[str]) -> Fr
 DRAW: dict[str, Callable[[Frame, Any, Sequence[str]], Frame]] = {"detect": _with_boxes, "segment": _with_mask}
 
 
-def _name(item: Item, labels: Sequence[str]) -> str:
-    """What the labels say, else the file's name."""
-    if item.tags is None:
-        return Path(item.id).stem
-    return " ".join(label for label, has in zip(labels, item.tags, strict=True) if has) or "(none)"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """Frames as the network gets them, not drawn on yet, and their truth in their own pixels."""
+
+    task: str
+    labels: tuple[str, ...]
+    frames: Sequence[Frame]
+    """uint8 (H, W, 1 or 3)."""
+    truths: Sequence[Any]
+    names: Sequence[str]
 
 
-def pictures(config: DataConfig, split: Split, n: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """About `n` drawn frames (N, H, W, 3), spread evenly over a split, and the name of each.
+def drawn(shown: Shown) -> tuple[NDArray[np.uint8], list[str]]:
+    """The frames (N, H, W, 3) with their truth on them, and what stands below each."""
+    frames = [
+        annotated(shown.task, frame, truth, shown.labels)
+        for frame, truth in zip(shown.frames, shown.truths, strict=True)
+    ]
+    below = CAPTION.get(shown.task)
+    names = [below(truth, shown.labels) for truth in shown.truths] if below else list(shown.names)
+    return np.stack(frames), names
+
+
+def _labels_of(tags: NDArray[Any], labels: Sequence[str]) -> str:
+    return " ".join(label for label, share in zip(labels, tags, strict=True) if share) or "(none)"
+
+
+CAPTION: dict[str, Callable[[Any, Sequence[str]], str]] = {"multilabel": _labels_of}
+"""Task -> what its truth says of a whole frame; of the others the name is written."""
+
+
+def pictures(config: DataConfig, split: Split, n: int) -> Shown:
+    """About `n` frames, spread evenly over a split.
 
     Raises:
         InputError: as the data stage, or no picture of the split can be used.
@@ -76,7 +101,7 @@ def pictures(config: DataConfig, split: Split, n: int) -> tuple[NDArray[np.uint8
     task, data = open_set(config)
     items = data.splits[split]
     picked = sorted({round(at) for at in np.linspace(0, len(items) - 1, min(n, len(items)))})
-    frames, names = [], []
+    frames, truths, names = [], [], []
     for item in (items[at] for at in picked):
         picture = opened(item, data.problems)
         if picture is None:
@@ -85,9 +110,9 @@ def pictures(config: DataConfig, split: Split, n: int) -> tuple[NDArray[np.uint8
         truth = truth_of(task, item, size_wh, len(data.labels), data.problems)
         if truth is None:
             continue
-        placed = KINDS[task].placed(truth, size_wh, config, item.id, data.problems)
-        frames.append(annotated(task, network_frame(picture, config), placed, data.labels))
-        names.append(_name(item, data.labels))
+        frames.append(network_frame(picture, config))
+        truths.append(KINDS[task].placed(truth, size_wh, config, item.id, data.problems))
+        names.append(Path(item.id).stem)
     if not frames:
         raise InputError(f"data: no usable pictures in {split}", "type: pipeline data check")
-    return np.stack(frames), names
+    return Shown(task=task, labels=data.labels, frames=frames, truths=truths, names=names)

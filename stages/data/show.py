@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_demo.errors import InputError, missing_extra
+from edge_demo.errors import missing_extra
 from edge_demo.image import Frame, load_cv2, write_png
 from stages.arrays import stratified
 from stages.data import annotated_show, scenes_show
 from stages.data.annotated_sets import LAYOUTS
+from stages.data.annotated_trained import as_trained as annotated_as_trained
 from stages.data.prepare import network_frame
 from stages.data.scenes import TASKS
 from stages.data.sets import plan
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 TILE, CAPTION, GAP = 112, 18, 6  # pixels
 PAPER_BGR, INK_BGR = (245, 245, 245), (40, 40, 40)
 
-DRAWN: dict[str, Callable[[DataConfig, Split, int], tuple[NDArray[np.uint8], list[str]]]] = {
+DRAWN: dict[str, Callable[[DataConfig, Split, int], annotated_show.Shown]] = {
     **dict.fromkeys(LAYOUTS, annotated_show.pictures),
     **dict.fromkeys(TASKS, scenes_show.pictures),
 }
-"""Sets of boxes and masks -> their drawn frames and a name each."""
+"""Annotated sets -> some of their frames."""
 
 
 def show(
@@ -61,11 +62,11 @@ def show(
     Raises:
         InputError: as the data stage; or `augment` is given and torch is not installed, or it does not suit the frames.
     """
-    drawn = DRAWN.get(config.name)
-    if drawn is not None:
+    if config.name in DRAWN:
+        shown = DRAWN[config.name](config, split, n)
         if augment is not None:
-            raise InputError("--augmented: boxes and masks are shown without training's changes", "leave it out")
-        frames, names = drawn(config, split, n)
+            shown = annotated_as_trained(shown, augment, config.seed)
+        frames, names = annotated_show.drawn(shown)
         out_png.write_bytes(write_png(sheet(frames, names)))
         return len(names)
     data = read_and_split(config, plan(config))
