@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {"score_threshold": 0.3, "nms_iou": 0.6, "max_boxes":
 CANDIDATE = 0.001  # the score from which the usual COCO evaluations keep boxes
 SAME_IOU = 0.9
 SLACK = 0.05  # of a score: a box just above the threshold here may be just below it there
+TIE = 1e-6  # of a score in 0..1, as far as rounding moves it
+TWIN_IOU = 0.5
 READABLE_FROM = 100  # px; on a smaller frame the text would hide what it names
 
 Raw = Mapping[str, NDArray[Any]]
@@ -158,7 +160,9 @@ def align(got: Raw, want: Raw) -> tuple[dict[str, NDArray[Any]], dict[str, NDArr
     Equal or nearly equal scores change places between runtimes, and the last of K candidates come and go; no answer
     depends on either. Each candidate of `want`, the best first, gets the one of `got` of its class that overlaps it
     most; what finds no partner is compared by its score alone, with the lowest of the other side, where it would have
-    been cut off: an unimportant candidate matters little and an important one much. Other shapes are left as they are.
+    been cut off: an unimportant candidate matters little and an important one much. Where two neighbouring cells score
+    alike, one runtime has one peak and the other two: a twin without a partner is no difference. Other shapes are left
+    as they are.
     """
     if any(got[name].shape != want[name].shape for name in OUTPUTS):
         return dict(got), dict(want)
@@ -185,11 +189,23 @@ def _align_one(got: Raw, want: Raw) -> tuple[Raw, Raw]:
     matched = partner >= 0
     for name in OUTPUTS:
         ours[name][:count][matched] = got[name][partner[matched]]
-    ours["scores"][:count][~matched] = np.minimum(want["scores"][~matched], got["scores"].min())
+    lost = ~matched & ~_twins(want)
+    ours["scores"][:count][lost] = np.minimum(want["scores"][lost], got["scores"].min())
     ours["scores"][count:], theirs["scores"][count:] = 0, 0
     ours["scores"][count : count + len(alone)] = got["scores"][alone]
-    theirs["scores"][count : count + len(alone)] = np.minimum(got["scores"][alone], want["scores"].min())
+    cut_off = np.minimum(got["scores"][alone], want["scores"].min())
+    theirs["scores"][count : count + len(alone)] = np.where(_twins(got)[alone], got["scores"][alone], cut_off)
     return ours, theirs
+
+
+def _twins(raw: Raw) -> NDArray[np.bool_]:
+    """(K,): which candidates of a frame overlap another one of their class and, but for rounding, of their score."""
+    boxes, scores, classes = raw["boxes"].astype(np.float64), raw["scores"], raw["classes"]
+    alike: NDArray[np.bool_] = (
+        (np.abs(scores[:, None] - scores) <= TIE) & (classes[:, None] == classes) & (iou(boxes, boxes) > TWIN_IOU)
+    )
+    np.fill_diagonal(alike, val=False)
+    return alike.any(axis=1)
 
 
 def _found(results: Sequence[Boxes]) -> list[detect_metric.Found]:

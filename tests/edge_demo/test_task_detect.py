@@ -192,6 +192,10 @@ def test_the_same_answer_has_the_same_shown_boxes(other: Any, alike: bool) -> No
     assert detect.same(decoded(other), mine) is alike
 
 
+BESIDE = [A[0], A[1] + 0.2 * (A[3] - A[1]), A[2], A[3] + 0.2 * (A[3] - A[1])]
+"""A box of the size of A that overlaps two thirds of it."""
+
+
 def largest(got: Any, want: Any) -> dict[str, float]:
     ours, theirs = detect.align(got, want)
     return {name: float(np.abs(ours[name].astype(float) - theirs[name]).max()) for name in detect.OUTPUTS}
@@ -292,3 +296,18 @@ def test_a_candidate_that_the_other_side_cut_off_is_no_difference() -> None:
     surer = {**got, "scores": np.array([[0.02, 0.01, 0.5]], np.float32)}
     ours, theirs = TASKS["detect"].align(surer, want)
     assert float(np.abs(ours["scores"] - theirs["scores"]).max()) == pytest.approx(0.49)
+
+
+@pytest.mark.parametrize(
+    ("twin", "is_alike"),
+    [
+        ((BESIDE, 0.4, 0), True),
+        ((BESIDE, 0.3999, 0), False),  # a peak of its own
+        ((BESIDE, 0.4, 1), False),
+        ((FAR, 0.4, 0), False),
+    ],
+)
+def test_one_peak_or_two_where_neighbours_score_alike(twin: Any, is_alike: bool) -> None:
+    one, two = raw([(A, 0.4, 0)]), raw([(A, 0.4, 0), twin])
+    for got, want in ((one, two), (two, one)):
+        assert (largest(got, want)["scores"] == 0) is is_alike
