@@ -201,11 +201,10 @@ def _align_one(got: Raw, want: Raw) -> tuple[Raw, Raw]:
 def _twins(raw: Raw) -> NDArray[np.bool_]:
     """(K,): which candidates of a frame overlap another one of their class and, but for rounding, of their score."""
     boxes, scores, classes = raw["boxes"].astype(np.float64), raw["scores"], raw["classes"]
-    alike: NDArray[np.bool_] = (
-        (np.abs(scores[:, None] - scores) <= TIE) & (classes[:, None] == classes) & (iou(boxes, boxes) > TWIN_IOU)
-    )
+    alike = (np.abs(scores[:, None] - scores) <= TIE) & (classes[:, None] == classes) & (iou(boxes, boxes) > TWIN_IOU)
     np.fill_diagonal(alike, val=False)
-    return alike.any(axis=1)
+    twins: NDArray[np.bool_] = np.any(alike, axis=1)
+    return twins
 
 
 def _found(results: Sequence[Boxes]) -> list[detect_metric.Found]:
