@@ -79,7 +79,7 @@ def hostile(config: ModelConfig, in_channels: int, size_wh: tuple[int, int], num
 
 def trained(data: DataResult, folder: Path, *, seed: int, epochs: int) -> TrainResult:
     """Register the network, train it on the data's training split with AdamW, and save it as the train stage does."""
-    MODELS["hostile"] = Network(hostile, "convolutions (depthwise too)")
+    MODELS["hostile"] = Network(hostile, (), "convolutions (depthwise too)")
     model = ModelConfig(name="hostile", width=16)
     frames, truth = (np.load(data.folder / f"train.{part}.npy", mmap_mode="r") for part in ("frames", "truth"))
     channels = 1 if data.colour == "gray" else 3
