@@ -76,7 +76,10 @@ def executed(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "fast" else slow) for name in MODELS])
+CLASSIFIERS = [name for name, row in MODELS.items() if "classify" in row.tasks]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "fast" else slow) for name in CLASSIFIERS])
 def test_exports_and_fuses(name: str, tmp_path: Path) -> None:
     dials = {} if name in ("perceptron", "convnet") else {"depth": 2, "width": 8}
     model, batch, core = exported(ModelConfig(name=name, **dials), tmp_path)
