@@ -21,7 +21,7 @@ from onnx import ModelProto
 
 from stages import data as data_stage
 from stages import export, quantize
-from stages.arrays import load_frames, load_truth
+from stages.arrays import load_frames, load_truth, to_bgr
 from stages.quantize.bias import corrected
 from stages.quantize.calibration import collect, preprocessed
 from stages.quantize.fine_tune import fine_tuned
@@ -39,11 +39,13 @@ def measure(seed: int, epochs: int, folder: Path) -> dict[str, Any]:
     data = data.model_copy(update={"folder": folder / "data"})
     train = trained(data, folder / "train", seed=seed, epochs=epochs)
     exported = export.run(ExportConfig(parity_images=64), data, train, out_dir=folder / "export")
-    batch, truth = preprocessed(data, np.array(load_frames(data, "test"))), load_truth(data, "test")
+    test, truth = np.array(load_frames(data, "test")), load_truth(data, "test")
+    taken: dict[str, NDArray[Any]] = {"batch": preprocessed(data, test), "frames": to_bgr(test)}  # by the input's name
 
     def right(model: ModelProto) -> NDArray[np.bool_]:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        parts = [session.run(["logits"], {"batch": batch[at : at + 250]})[0] for at in range(0, len(batch), 250)]
+        name = session.get_inputs()[0].name
+        parts = [session.run(["logits"], {name: taken[name][at : at + 250]})[0] for at in range(0, len(test), 250)]
         return np.equal(np.concatenate(parts).argmax(axis=1), truth)
 
     calibration = collect(QuantizeConfig(seed=seed), data)
