@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import numpy as np
@@ -99,21 +98,6 @@ def test_nms_equals_the_plain_loop(boxes: Any, limit: float) -> None:
         if not any(ids[index] == ids[k] and overlap[k, index] > limit for k in kept):
             kept.append(index)
     assert nms(xyxy, ids, limit).tolist() == kept
-
-
-@pytest.mark.slow
-def test_decoding_is_fast() -> None:
-    rng = np.random.default_rng(0)
-    low = rng.uniform(0, 280, (100, 2))
-    boxes = np.concatenate([low, low + rng.uniform(5, 60, (100, 2))], axis=1).astype(np.float32)[None]
-    outputs = {"boxes": boxes, "scores": np.sort(rng.random((1, 100), np.float32))[:, ::-1],
-               "classes": rng.integers(0, 3, (1, 100))}  # fmt: skip
-    times = []
-    for _ in range(2000):
-        start = time.perf_counter()
-        detect.to_frame(detect.decode(outputs, PARAMS)[0], (0, 0, 640, 480), Resize(mode="letterbox"), (320, 320))
-        times.append((time.perf_counter() - start) * 1e6)
-    print(f"decode and to_frame, K = 100: p50 {np.percentile(times, 50):.0f} us, p95 {np.percentile(times, 95):.0f} us")  # noqa: T201
 
 
 # --- frame pixels ----------------------------------------------------------------------------------------------------
