@@ -2,7 +2,8 @@
 
 Per seed a hostile network (see `hostile.py`) is trained on the embedded digits; then, on the test split: plain INT8
 (every operator, minmax), with bias correction, after quantization-aware training started from plain INT8, and what the
-search ends with, once judged by accuracy and speed on this host and once by accuracy alone.
+search ends with, once judged by accuracy and speed on this host and once by accuracy alone; and what then ships, for
+`evaluate` turns down what loses too much on test.
 """
 
 from __future__ import annotations
@@ -22,12 +23,22 @@ from onnx import ModelProto
 from stages import data as data_stage
 from stages import export, quantize
 from stages.arrays import load_frames, load_truth, to_bgr
+from stages.evaluate import recommend
 from stages.quantize.bias import corrected
 from stages.quantize.calibration import collect, preprocessed
 from stages.quantize.fine_tune import fine_tuned
 from stages.quantize.recipes import Recipe, batch_readers, prepared, quantized
 from stages.quantize.target import host_target
-from stages.spec import DataConfig, DataResult, ExportConfig, ExportResult, QuantizeConfig, TrainResult
+from stages.spec import (
+    DataConfig,
+    DataResult,
+    EvaluateConfig,
+    ExportConfig,
+    ExportResult,
+    QuantizeConfig,
+    QuantizeResult,
+    TrainResult,
+)
 from stages.statistics import mcnemar, wilson
 
 
@@ -69,26 +80,30 @@ def measure(seed: int, epochs: int, folder: Path) -> dict[str, Any]:
         "search, this host": search("auto", seed, data, train, exported, folder / "host"),
         "search, accuracy alone": search(other, seed, data, train, exported, folder / "other"),
     }
-    for name, (chosen, model) in searches.items():
-        rows[f"{name}: {chosen}"] = fp32 if model is None else right(model)
+    ships = {}
+    for name, (found, model) in searches.items():
+        row = rows[f"{name}: {found.chosen}"] = fp32 if model is None else right(model)
+        drop = {"onnxruntime": float(fp32.mean() - row.mean())}
+        limit = EvaluateConfig().max_int8_drop
+        ships[name] = " because ".join(recommend(found, drop, limit, found.metric, len(truth)))
+        print(f"seed {seed}: {name}: {ships[name]}", flush=True)
     return {
         "seed": seed,
         "n": len(truth),
         "rows": {name: described(fp32, found) for name, found in rows.items()},
-        "reasons": {name: chosen for name, (chosen, _) in searches.items()},
+        "ships": ships,
         "recovered": 1 - (fp32.mean() - rows["fine-tuned (QAT)"].mean()) / (fp32.mean() - rows["plain INT8"].mean()),
     }
 
 
 def search(
     target: Any, seed: int, data: DataResult, train: TrainResult, exported: ExportResult, folder: Path
-) -> tuple[str, ModelProto | None]:
-    """What the stage chooses, and the network; None where FP32 is kept."""
+) -> tuple[QuantizeResult, ModelProto | None]:
+    """What the stage finds, and the chosen network; None where FP32 is kept."""
     from stages.onnx_graph import load
 
     found = quantize.run(QuantizeConfig(target=target, seed=seed), data, train, exported, out_dir=folder)
-    print(f"seed {seed}: {found.reason}")
-    return found.chosen, None if found.chosen == "FP32" else load(folder / found.core)
+    return found, None if found.chosen == "FP32" else load(folder / found.core)
 
 
 def described(fp32: NDArray[np.bool_], found: NDArray[np.bool_]) -> dict[str, Any]:
@@ -116,6 +131,8 @@ def shown(seeds: Sequence[dict[str, Any]]) -> str:
             )
             lines.append([f"seed {seed['seed']}: {name}", *cells, f"{row['paired'][0]} / {row['paired'][1]}"])
         lines.append([f"seed {seed['seed']}: loss recovered by QAT", f"{100 * seed['recovered']:.0f} %", "", "", ""])
+        for name, text in seed["ships"].items():
+            lines.append([f"seed {seed['seed']}: {name}, ships", text.split(" because ")[0].upper(), "", "", ""])
     return common.table(["network", f"accuracy, n = {seeds[0]['n']:,}", "95 %", "drop", "items lost / won"], lines)
 
 
