@@ -295,3 +295,31 @@ def test_one_peak_or_two_where_neighbours_score_alike(twin: Any, is_alike: bool)
     one, two = raw([(A, 0.4, 0)]), raw([(A, 0.4, 0), twin])
     for got, want in ((one, two), (two, one)):
         assert (largest(got, want)["scores"] == 0) is is_alike
+
+
+def test_another_one_of_two_peaks_that_score_alike_is_no_difference_unless_many_are() -> None:
+    """Two cells for one thing with one score but for rounding: chance says which one is the peak."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 600, (1000, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(20, 60, (1000, 2))], axis=1).astype(np.float32)
+    want = {
+        "boxes": boxes.reshape(10, 100, 4),
+        "scores": rng.uniform(0.01, 1, (10, 100)).astype(np.float32),
+        "classes": np.arange(1000).reshape(10, 100) % 100,
+    }
+
+    def moved(count: int, by: float, surer: float = 0.0, larger: float = 1.0) -> dict[str, float]:
+        got = {name: values.copy() for name, values in want.items()}
+        first = got["boxes"].reshape(-1, 4)[:count]
+        sides = first[:, 2:] - first[:, :2]
+        first[:, 1::2] += by * sides[:, 1:]
+        first[:, 2:] += (larger - 1) * sides
+        got["scores"].ravel()[:count] += surer
+        return largest(got, want)
+
+    assert moved(1, 0.2) == {"boxes": 0, "scores": 0, "classes": 0}
+    assert moved(2, 0.2)["boxes"] > 4  # more than one in a thousand
+    assert moved(1000, 0.2)["boxes"] > 4
+    assert moved(1, 0.05)["boxes"] > 1  # less than a cell
+    assert moved(1, 0.2, surer=1e-4)["boxes"] > 4
+    assert moved(1, 0.2, larger=1.15)["boxes"] > 4
