@@ -161,7 +161,9 @@ class DataResult(BaseModel):
     """split -> sha256 over frames and truth."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    """Per network channel (gray: 1; rgb: R, G, B), of the training frames on the 0..1 scale."""
+    """Per network channel (gray: 1; rgb: R, G, B) on the 0..1 scale: what is subtracted, and what divides the rest."""
+    centre: tuple[float, ...] = ()
+    """Mean of the training frames after that; empty: 0 in every channel."""
     dropped: dict[str, int]
     """Reason -> how many items were left out, e.g. `duplicate of train`."""
     notes: tuple[str, ...] = ()

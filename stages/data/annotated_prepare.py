@@ -15,7 +15,7 @@ from stages.data.annotated import Annotated, Item, Problems
 from stages.data.annotated_sets import open_set
 from stages.data.annotated_write import Ready, SplitWriter, Written, write_items
 from stages.data.labelled import content_hash
-from stages.data.prepare import network_frame, statistics
+from stages.data.prepare import network_frame, normalization
 from stages.data.splits import PRECEDENCE
 from stages.data.truths import KINDS, truth_of
 from stages.spec import DataConfig, DataResult, OnStep, Split, Step, ignore
@@ -73,7 +73,7 @@ def result(
     notes: tuple[str, ...],
 ) -> DataResult:
     """What later stages get. `dropped` also counts what was only clipped or listed; the reason says so."""
-    mean, std = statistics(written["train"].levels, config.colour)
+    normalized = normalization(written["train"].levels, config.colour)
     return DataResult(
         folder=out_dir,
         name=config.name,
@@ -85,8 +85,9 @@ def result(
         counts={split: len(part.ids) for split, part in written.items()},
         class_counts={split: tuple(part.class_counts.tolist()) for split, part in written.items()},
         digests={split: part.digest for split, part in written.items()},
-        mean=mean,
-        std=std,
+        mean=normalized.mean,
+        std=normalized.std,
+        centre=normalized.centre,
         dropped=dropped,
         notes=notes,
     )

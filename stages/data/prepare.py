@@ -59,7 +59,7 @@ def run(config: DataConfig, *, out_dir: Path, on_step: OnStep = ignore) -> DataR
     found = [*_mixtures(list(written.values()), config), *_gaps(counts, data)]
     _say(found, on_step)
     _write_items(out_dir, written)
-    mean, std = statistics(written["train"].levels, config.colour)
+    normalized = normalization(written["train"].levels, config.colour)
     return DataResult(
         folder=out_dir,
         name=config.name,
@@ -71,8 +71,9 @@ def run(config: DataConfig, *, out_dir: Path, on_step: OnStep = ignore) -> DataR
         counts={split: len(part.ids) for split, part in written.items()},
         class_counts=dict(counts),
         digests={split: part.digest for split, part in written.items()},
-        mean=mean,
-        std=std,
+        mean=normalized.mean,
+        std=normalized.std,
+        centre=normalized.centre,
         dropped=dict(dropped),
         notes=(*data.notes, *found),
     )
@@ -204,8 +205,22 @@ def _write_items(out_dir: Path, written: dict[Split, Written]) -> None:
     (out_dir / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
 
 
-def statistics(levels: NDArray[np.int64], colour: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per network channel on the 0..1 scale, exact from the histograms (C, 256)."""
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """What is subtracted from, and divides, each network channel on the 0..1 scale; and the mean of the result."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    centre: tuple[float, ...]
+
+
+def normalization(levels: NDArray[np.int64], colour: str) -> Normalization:
+    """From the histograms (C, 256) of the training frames.
+
+    Grey pictures: their mean and standard deviation, exact. Colour pictures: each channel's standard deviation, and for
+    all three the one level of a byte that is nearest their common mean, so that a picture's bytes can be the input of
+    an INT8 convolution as they are: its one zero point is that level, and what pads the picture is 0 in both.
+    """
     values = np.arange(256, dtype=np.float64) / 255.0
     share = levels / levels.sum(axis=1, keepdims=True)
     mean = share @ values
@@ -216,4 +231,6 @@ def statistics(levels: NDArray[np.int64], colour: str) -> tuple[tuple[float, ...
         )
     if colour == "rgb":
         mean, std = mean[::-1], std[::-1]
-    return tuple(mean.tolist()), tuple(std.tolist())
+    subtracted = np.full(3, np.rint(255 * mean.mean()) / 255) if colour == "rgb" else mean
+    centre = (mean - subtracted) / std
+    return Normalization(tuple(subtracted.tolist()), tuple(std.tolist()), tuple(centre.tolist()))

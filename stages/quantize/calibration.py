@@ -21,7 +21,7 @@ from stages.tasks import TASKS
 
 # Measured (reference run, two CNNs): 64 images 35 dB, 16 images 24 dB, one image 11 to 14 dB of SQNR.
 FEWEST = 16
-# How far a sample's normalized mean and std may be from training's 0 and 1. Data normalized as in training is within
+# How far a sample's normalized mean and std may be from training's. Data normalized as in training is within
 # 0.1; a missing scale or std is off by a factor of two or more.
 MEAN_WITHIN = 0.25
 STD_WITHIN = 1.5
@@ -72,7 +72,7 @@ def collect(config: QuantizeConfig, data: DataResult) -> Calibration:
         raise InputError(message, "type: pipeline data check")
     batch = preprocessed(data, frames)
     check(frames, batch, preprocessed(data, tinted(frames)), data)
-    return Calibration(frames, batch, _facts(batch, strata[picked]))
+    return Calibration(frames, batch, _facts(batch, strata[picked], data))
 
 
 def preprocessed(data: DataResult, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -99,13 +99,20 @@ def check(
         if mistake is not None:
             raise Error(f"calibration: {mistake}", "calibrate through stages.graph.Preprocess")
     mean, std = batch.mean(axis=(0, 2, 3)), batch.std(axis=(0, 2, 3))
-    if np.abs(mean).max() > MEAN_WITHIN or std.max() > STD_WITHIN or std.min() < 1 / STD_WITHIN:
+    centre = centre_of(data)
+    if np.abs(mean - centre).max() > MEAN_WITHIN or std.max() > STD_WITHIN or std.min() < 1 / STD_WITHIN:
         seen_as = f"mean {np.round(mean, 2).tolist()}, std {np.round(std, 2).tolist()}"
-        message = f"calibration: {len(batch)} images have {seen_as} after normalization; training saw mean 0, std 1"
+        saw = f"mean {np.round(centre, 2).tolist()}" if centre.any() else "mean 0"
+        message = f"calibration: {len(batch)} images have {seen_as} after normalization; training saw {saw}, std 1"
         raise Error(message, "use more images, or run pipeline data check")
 
 
-def _facts(batch: NDArray[np.float32], strata: NDArray[np.int64]) -> dict[str, Any]:
+def centre_of(data: DataResult) -> NDArray[np.float64]:
+    """Mean of the training frames per network channel, after normalization."""
+    return np.array(data.centre or [0.0] * len(data.mean))
+
+
+def _facts(batch: NDArray[np.float32], strata: NDArray[np.int64], data: DataResult) -> dict[str, Any]:
     return {
         "n": len(batch),
         "per_class": np.bincount(strata).tolist(),
@@ -114,5 +121,5 @@ def _facts(batch: NDArray[np.float32], strata: NDArray[np.int64]) -> dict[str, A
         "std": [round(float(value), 6) for value in batch.std(axis=(0, 2, 3), dtype=np.float64)],
         "min": round(float(batch.min()), 6),
         "max": round(float(batch.max()), 6),
-        "training": {"mean": [0.0] * batch.shape[1], "std": [1.0] * batch.shape[1]},
+        "training": {"mean": centre_of(data).round(6).tolist(), "std": [1.0] * batch.shape[1]},
     }

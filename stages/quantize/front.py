@@ -2,18 +2,17 @@
 
 A frame is uint8 already. Normalizing it in float, and rounding it to 8 bits again, costs more than the first
 convolution in ONNX Runtime (44 of 292 microseconds of a residual network on 32x32 pictures, of 300 calls the medians)
-and says no more: order of colours, scale and mean are linear, so they go into that convolution's weights, and the
-frame's own bytes are its quantized input. Grey pictures are normalized in float: luma in the first convolution triples
-its work, which cost OpenVINO 7 % of a residual network where ONNX Runtime gained 12 %.
+and says no more: order of colours and scale go into that convolution's weights, the one mean of all three colours (see
+`stages.data.prepare.normalization`) is its zero point, and the frame's own bytes are its quantized input. Grey pictures
+are normalized in float: luma in the first convolution triples its work, which cost OpenVINO 7 % of a residual network
+where ONNX Runtime gained 12 %.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,6 @@ STEP = 2.0**-6
 """Of the quantized input, per level of a pixel. Not 1: OpenVINO would drop the multiplication by it, no longer see a
 quantized input, and compute the first convolution in float."""
 
-Kernel = NDArray[np.float64]
 Frames = NDArray[np.uint8]
 Batch = NDArray[np.float32]
 
@@ -56,7 +54,10 @@ class Front:
 
 
 def straight(core: ModelProto, pre: ModelProto, mean: Sequence[float], std: Sequence[float]) -> Front | None:
-    """The same network with order of colours, scale and mean in its first convolution; None where that is not first.
+    """The same network with order of colours and scale in its first convolution, and the mean as its zero point.
+
+    None where no convolution is first, or where the mean is not one level of a byte for all colours: a picture is
+    padded with 0 after normalization, which is then no byte.
 
     Args:
         core: float32 NCHW normalized RGB batch -> raw outputs; stays as it is.
@@ -64,26 +65,24 @@ def straight(core: ModelProto, pre: ModelProto, mean: Sequence[float], std: Sequ
         mean: Of R, G, B, on the 0..1 scale.
         std: Likewise.
     """
-    first = _first_convolution(core)
-    if first is None:
+    first, zero = _first_convolution(core), round(255 * mean[0])
+    if first is None or not np.allclose(255 * np.asarray(mean), zero, rtol=0, atol=1e-6):
         return None
-    zero = int(np.clip(np.rint(255 * np.mean(mean)), 0, 254))
     folded = copy.deepcopy(core)
     tensors = {tensor.name: tensor for tensor in folded.graph.initializer}
     kernel = numpy_helper.to_array(tensors[first.input[1]]).astype(np.float64)
-    kernel, level = _with_pixels(kernel, zero, np.asarray(mean), np.asarray(std))
-    folded.graph.initializer.append(numpy_helper.from_array(kernel.astype(np.float32), f"{PIXELS}.weight"))
+    # k . (p / 255 - mean) / std = k / (255 std STEP) . (p - zero) STEP
+    pixels = (kernel / (255 * STEP * np.asarray(std)[:, np.newaxis, np.newaxis]))[:, ::-1]
+    folded.graph.initializer.append(numpy_helper.from_array(pixels.astype(np.float32), f"{PIXELS}.weight"))
     (node,) = (node for node in folded.graph.node if first.input[0] in node.input)
     node.input[:] = [PIXELS, f"{PIXELS}.weight", *first.input[2:]]
     folded.graph.input[0].name = PIXELS
-    folded.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
     _drop_unused(folded)
 
     def feed(frames: Frames) -> Batch:
-        four = np.pad(to_bgr(frames), ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=level)
-        return (np.moveaxis(four, 3, 1).astype(np.float32) - zero) * np.float32(STEP)
+        return (np.moveaxis(to_bgr(frames), 3, 1).astype(np.float32) - zero) * np.float32(STEP)
 
-    return Front(folded, feed, _pixels_graph(pre, folded, zero, level), zero)
+    return Front(folded, feed, _pixels_graph(pre, folded, zero), zero)
 
 
 def _first_convolution(core: ModelProto) -> NodeProto | None:
@@ -97,39 +96,19 @@ def _first_convolution(core: ModelProto) -> NodeProto | None:
     return readers[0] if groups == 1 else None
 
 
-def _with_pixels(kernel: Kernel, zero: int, mean: Kernel, std: Kernel) -> tuple[Kernel, int]:
-    """Kernel (O, RGB, h, w) for a normalized batch -> (O, BGR1, h, w) for pixels, and the level of the fourth channel.
-
-    k . (p / 255 - mean) / std = k / (255 std STEP) . (p - zero) STEP + k / (255 std) . (zero - 255 mean)
-
-    The second term is the same for all pixels of a picture, but not for the padding around it, which is 0. So it does
-    not go into the bias but to a fourth channel, which is constant inside of the picture. That constant is as small as
-    keeps the channel's weights no larger than the others, for they share a step in INT8.
-    """
-    scaled = kernel / (255 * std[:, np.newaxis, np.newaxis])
-    shift = zero - 255 * mean
-    level = min(255, zero + max(1, math.ceil(np.abs(shift).max())))
-    constant = (scaled * shift[:, np.newaxis, np.newaxis]).sum(axis=1, keepdims=True) / (level - zero)
-    return np.concatenate([scaled[:, ::-1], constant], axis=1) / STEP, level
-
-
-def _pixels_graph(pre: ModelProto, core: ModelProto, zero: int, level: int) -> ModelProto:
-    """uint8 NHWC `frames` -> `pixels`: a fourth channel, and else a reinterpretation, which both runtimes fold away.
+def _pixels_graph(pre: ModelProto, core: ModelProto, zero: int) -> ModelProto:
+    """uint8 NHWC `frames` -> `pixels`: the same bytes read in another way, which both runtimes fold away.
 
     In this order: with the transposition first, OpenVINO computes the first convolution in float.
     """
     nodes = [
-        helper.make_node("Pad", ["frames", "pads", "level"], ["four"], "fourth_channel"),
-        helper.make_node("DequantizeLinear", ["four", "step", "zero"], ["nhwc"], "minus_zero"),
+        helper.make_node("DequantizeLinear", ["frames", "step", "zero"], ["nhwc"], "minus_zero"),
         helper.make_node("Transpose", ["nhwc"], [PIXELS], "nhwc_to_nchw", perm=[0, 3, 1, 2]),
     ]
-    values: dict[str, NDArray[Any]] = {
-        "pads": np.array([0, 0, 0, 0, 0, 0, 0, 1], np.int64),
-        "level": np.array(level, np.uint8),
-        "step": np.array(STEP, np.float32),
-        "zero": np.array(zero, np.uint8),
-    }
-    tensors = [numpy_helper.from_array(array, name) for name, array in values.items()]
+    tensors = [
+        numpy_helper.from_array(np.array(STEP, np.float32), "step"),
+        numpy_helper.from_array(np.array(zero, np.uint8), "zero"),
+    ]
     graph = helper.make_graph(nodes, "pre", list(pre.graph.input), list(core.graph.input), tensors)
     opset = helper.make_opsetid("", onnx_graph.opset(pre))
     return helper.make_model(graph, opset_imports=[opset], ir_version=pre.ir_version)

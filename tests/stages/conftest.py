@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from edge_demo.manifest import Resize
 from stages import export, quantize
+from stages.data.prepare import normalization
 from stages.graph import Preprocess
 from stages.models import build
 from stages.quantize.calibration import collect
@@ -44,7 +45,9 @@ def write_data(folder: Path, colour: str) -> DataResult:
         for split, part in SPLITS.items()
     }
     (folder / "items.json").write_text(json.dumps(items), encoding="utf-8")
-    seen = frames[SPLITS["train"]][..., ::-1] / 255.0
+    seen = frames[SPLITS["train"]]
+    levels = np.stack([np.bincount(seen[..., channel].ravel(), minlength=256) for channel in range(seen.shape[3])])
+    normalized = normalization(levels, colour)
     return DataResult(
         folder=folder,
         name="sklearn-digits",
@@ -56,8 +59,9 @@ def write_data(folder: Path, colour: str) -> DataResult:
         counts={split: len(truth[part]) for split, part in SPLITS.items()},
         class_counts={split: tuple(np.bincount(truth[part]).tolist()) for split, part in SPLITS.items()},
         digests={split: hashlib.sha256(frames[part].tobytes()).hexdigest() for split, part in SPLITS.items()},
-        mean=tuple(seen.mean(axis=(0, 1, 2)).tolist()),
-        std=tuple(seen.std(axis=(0, 1, 2)).tolist()),
+        mean=normalized.mean,
+        std=normalized.std,
+        centre=normalized.centre,
         dropped={},
     )
 
