@@ -1,9 +1,11 @@
-"""Teacher and students: `python benchmarks/distill.py [--preset P] [--share S] [--seeds K] [--runs DIR] [--out JSON]`.
+"""Teacher and students: `python benchmarks/distill.py [--preset P] [--set a.b=v] [--student a.b=v] [--out JSON]`.
 
 Per seed `pipeline all` five times: the preset as it is, the teacher; that network pruned by `--share` of its
 multiply-accumulates, fine-tuned alone and with its teacher; and the same small shape from scratch, alone and with the
-teacher. All see the same data for the same epochs. What counts is FP32 accuracy on test in ONNX Runtime. `--runs` keeps
-the run folders, and goes on from what is there; `--picture FILE.png` draws accuracy over multiply-accumulates.
+teacher. All see the same data for the same epochs. With `--student` there are three: the teacher, and the network and
+recipe that `--student` says, alone and with the teacher. `--set` changes the preset for all, `--teacher` for the
+teacher and `--taught` for those that learn from it. What counts is FP32 accuracy on test in ONNX Runtime. `--runs`
+keeps the run folders, and goes on from what is there; `--picture FILE.png` draws accuracy over multiply-accumulates.
 """
 
 from __future__ import annotations
@@ -24,16 +26,22 @@ PRUNED, PRUNED_TAUGHT = "teacher pruned", "teacher pruned, with teacher"
 NAMES = (TEACHER, ALONE, TAUGHT, PRUNED, PRUNED_TAUGHT)
 
 
-def measure(preset: str, share: float, seed: int, wanted: Sequence[str], folder: Path) -> dict[str, Any]:
+def measure(options: Any, seed: int, folder: Path) -> dict[str, Any]:
     """One seed: name -> what its run says."""
     rows: dict[str, Any] = {}
-    teacher = folder / f"{seed}-teacher"
-    prune = (f"train.prune={teacher}", f"train.prune_share={share}")
-    rows[TEACHER] = finished(preset, seed, teacher, ())
-    rows[PRUNED_TAUGHT] = finished(preset, seed, folder / f"{seed}-pruned-taught", (*prune, f"train.teacher={teacher}"))
-    shape = (f"train.model.channels={list(rows[PRUNED_TAUGHT]['channels'])}",)
-    sets = {ALONE: shape, TAUGHT: (*shape, f"train.teacher={teacher}"), PRUNED: prune}
-    for name in (name for name in sets if name in wanted):
+    preset, teacher = options.preset, folder / f"{seed}-teacher"
+    taught = (f"train.teacher={teacher}", *options.taught)
+    rows[TEACHER] = finished(preset, seed, teacher, (*options.set, *options.teacher))
+    if options.student:
+        student = (*options.set, *options.student)
+        sets = {ALONE: student, TAUGHT: (*student, *taught)}
+    else:
+        prune = (*options.set, f"train.prune={teacher}", f"train.prune_share={options.share}")
+        rows[PRUNED_TAUGHT] = finished(preset, seed, folder / f"{seed}-pruned-taught", (*prune, *taught))
+        channels = list(rows[PRUNED_TAUGHT]["channels"])
+        shape = (*options.set, f"train.model.channels={channels}")
+        sets = {ALONE: shape, TAUGHT: (*shape, *taught), PRUNED: prune}
+    for name in (name for name in sets if name not in options.without):
         place = folder / f"{seed}-{name.replace(' ', '-')}"
         rows[name] = finished(preset, seed, place, sets[name])
     return {"seed": seed, "rows": rows}
@@ -107,18 +115,17 @@ def main() -> None:
     parser = common.parser(__doc__ or "")
     parser.add_argument("--preset", default="fashion")
     parser.add_argument("--share", type=float, default=0.75, help="of the multiply-accumulates to remove")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to K - 1")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    for who in ("set", "teacher", "student", "taught"):
+        parser.add_argument(f"--{who}", action="append", default=[], metavar="a.b=v", help="see above; repeatable")
     parser.add_argument("--without", nargs="*", default=[], choices=(TAUGHT, PRUNED), help="leave out, to save time")
     parser.add_argument("--runs", type=Path, help="keep the run folders here, and go on from what is there")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     document = common.begin("distill")
-    wanted = [name for name in NAMES if name not in options.without]
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.runs or Path(scratch)).resolve()
-        document["seeds"] = [
-            measure(options.preset, options.share, seed, wanted, folder) for seed in range(options.seeds)
-        ]
+        document["seeds"] = [measure(options, seed, folder) for seed in options.seeds]
     if options.picture:
         draw(options.picture, options.preset, document["seeds"])
     common.end(document, [shown(document["seeds"])], options.out)
