@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ import pytest
 LABELS = ("ant", "bee", "cat", "dog")
 SIZE_WH = (10, 8)
 EMBEDDING = 5
+
+# A shell without job control starts what it puts in the background with SIGINT ignored, and the programs that tests
+# start inherit that. Source: POSIX.1-2017, Shell Command Language, 2.11 "Signals and Error Handling".
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
