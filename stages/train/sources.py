@@ -23,7 +23,7 @@ from stages.train.teacher import Teacher
 from stages.train.warm_start import INIT_FROM, warm_start
 from stages.trained import CHANNELS, load_trained
 
-SEEN = 1024  # pictures for `whiten_start`, of which it takes what it needs
+SEEN = 1024  # pictures for `whiten_start` and `pruned`, which take what they need
 
 
 def read_sources(
@@ -87,7 +87,7 @@ def start(config: TrainConfig, data: DataResult, others: Mapping[str, OtherRun])
         return core, config.model
     other = others["train.prune"]
     core = load_trained(other.data, other.train).core
-    return pruned(core, config.model, built, channels, data.size_wh, config.prune_share)
+    return pruned(core, config.model, built, first_pictures(data, config.seed), config.prune_share)
 
 
 def first_pictures(data: DataResult, seed: int) -> Tensor:
