@@ -2,10 +2,11 @@
 
 Per seed `pipeline all` five times: the preset as it is, the teacher; that network pruned by `--share` of its
 multiply-accumulates, fine-tuned alone and with its teacher; and the same small shape from scratch, alone and with the
-teacher. All see the same data for the same epochs. With `--student` there are three: the teacher, and the network and
-recipe that `--student` says, alone and with the teacher. `--set` changes the preset for all, `--teacher` for the
-teacher and `--taught` for those that learn from it. What counts is FP32 accuracy on test in ONNX Runtime. `--runs`
-keeps the run folders, and goes on from what is there; `--picture FILE.png` draws accuracy over multiply-accumulates.
+teacher. All see the same data, for the same epochs unless `--teacher` says otherwise. With `--student` there are three:
+the teacher, and the network and recipe that `--student` says, alone and with the teacher. `--set` changes the preset
+for all, `--teacher` for the teacher and `--taught` for those that learn from it. What counts is FP32 accuracy on test
+in ONNX Runtime. `--runs` keeps the run folders, and goes on from what is there; `--picture FILE.png` draws accuracy
+over multiply-accumulates.
 """
 
 from __future__ import annotations
