@@ -31,8 +31,8 @@ def pruned(
     """A smaller network, fitted to what the whole one computes in the channels it keeps, and the config of its like.
 
     Blocks of channels go one by one, the least important of all layers first. Weighing what a block costs against that
-    was worse before fine-tuning (a residual network on Fashion-MNIST, 30 % of its multiply-accumulates removed: 82 %
-    against 87 % of 2,000 on val).
+    was worse before fine-tuning (`fast` on Fashion-MNIST, 75 % of its multiply-accumulates removed, fitted: 83 %
+    against 88 % of 3,000 on val).
 
     Args:
         core: Trained; stays as it is.
@@ -49,8 +49,9 @@ def pruned(
     if not structure.groups:
         raise InputError(f"train.prune: {config.name} has no channels to remove", "prune a fast, resnet or mobile")
     costs = layer_macs(core, batch.shape[1], (batch.shape[3], batch.shape[2]))
-    order = [torch.argsort(scores, descending=True) for scores in importance(core.state_dict(), structure)]
-    ranked = [scores[best] for scores, best in zip(importance(core.state_dict(), structure), order, strict=True)]
+    scores = importance(core.state_dict(), structure)
+    order = [torch.argsort(group, descending=True) for group in scores]
+    ranked = [group[best] for group, best in zip(scores, order, strict=True)]
     sizes = _chosen(structure, costs, ranked, share)
     smaller = config.model_copy(update={"channels": tuple(sizes)})
     kept = [best[:size].sort().values for best, size in zip(order, sizes, strict=True)]
